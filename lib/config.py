@@ -1,0 +1,452 @@
+"""Sizes of every network, as frozen dataclasses: what a model *is*, apart from its weights.
+
+`VD_FOUR_FLOW_V1_0` writes the released model down once; `VD_MINI` is derived from it with
+`dataclasses.replace`. A spec turns into plain JSON and back (`to_dict`, `from_dict`), and is read
+from the names that the released configuration uses (`from_released`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+COMPONENTS = (
+    "time_embed",
+    "image_data",
+    "text_data",
+    "image_context",
+    "text_context",
+    "image_encoder",
+    "image_decoder",
+    "text_encoder",
+    "text_decoder",
+    "clip_text",
+    "clip_vision",
+)
+"""The parts a model is loaded by; a flow needs five of them (see `components_for`)."""
+
+FLOWS = {
+    "t2i": ("image", "text"),
+    "i2i": ("image", "image"),
+    "i2t": ("text", "image"),
+    "t2t": ("text", "text"),
+}
+"""Flow -> (kind of thing generated, kind of thing that conditions)."""
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The four-flow UNet: one plan of steps, two data columns, two context columns.
+
+    Attributes:
+        image_channels: channels of an image latent (B, C, h, w).
+        text_dim: width of a text latent (B, text_dim).
+        model_channels: width at level 0; the time embedding is 4 times as wide.
+        channel_mult: width of level l is `model_channels * channel_mult[l]`.
+        num_res_blocks: residual blocks of each level (one more on the way up).
+        context_levels: whether a level's blocks are followed by a context layer.
+        second_dim: tokens per text feature map (B, width, second_dim, 1), same at every level.
+        image_heads, text_heads: attention heads in the image / text context column.
+        context_dim: width of the context tokens of both kinds.
+        norm_groups: groups of every GroupNorm.
+    """
+
+    image_channels: int = 4
+    text_dim: int = 768
+    model_channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: tuple[int, ...] = (2, 2, 2, 2)
+    context_levels: tuple[bool, ...] = (True, True, True, False)
+    second_dim: int = 4
+    image_heads: int = 8
+    text_heads: int = 8
+    context_dim: int = 768
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        levels = len(self.channel_mult)
+        if len(self.num_res_blocks) != levels or len(self.context_levels) != levels:
+            raise ValueError(
+                f"channel_mult has {levels} levels, num_res_blocks {len(self.num_res_blocks)} and "
+                f"context_levels {len(self.context_levels)}: give one entry a level to each."
+            )
+        for heads in (self.image_heads, self.text_heads):
+            for mult in self.channel_mult:
+                if self.model_channels * mult % heads:
+                    raise ValueError(
+                        f"Width {self.model_channels * mult} cannot be split into {heads} heads: "
+                        "choose a number of heads that divides every level's width."
+                    )
+        for mult in self.channel_mult:
+            if self.model_channels * mult % self.norm_groups:
+                raise ValueError(
+                    f"Width {self.model_channels * mult} cannot be split into {self.norm_groups} "
+                    "GroupNorm groups: choose norm_groups that divides every level's width."
+                )
+
+
+@dataclass(frozen=True)
+class KLConfig:
+    """The image VAE (`kl-f8`): f = 2 ** (len(ch_mult) - 1), z_channels latent channels.
+
+    `scale` brings latents to about unit variance: the diffuser sees `scale * z`.
+    """
+
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 4
+    embed_dim: int = 4
+    norm_groups: int = 32
+    scale: float = 0.18215
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent position along one side."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+
+@dataclass(frozen=True)
+class OptimusConfig:
+    """The text VAE: BERT encodes, GPT-2 decodes, a vector of `latent` numbers between them.
+
+    `bert_*` and `gpt2_*` are those networks' own sizes; `max_input` word pieces are read,
+    `max_output` tokens written; `temperature` is the default of decoding (0 = most likely token);
+    the diffuser sees `scale * z`.
+    """
+
+    latent: int = 768
+    hidden: int = 768
+    intermediate: int = 3072
+    layers: int = 12
+    heads: int = 12
+    bert_vocab: int = 28996
+    bert_positions: int = 512
+    gpt2_hidden: int = 768
+    gpt2_layers: int = 12
+    gpt2_heads: int = 12
+    gpt2_vocab: int = 50260
+    gpt2_positions: int = 1024
+    max_input: int = 77
+    max_output: int = 30
+    temperature: float = 1.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class ClipTextConfig:
+    """CLIP's text tower: a causal transformer read at the end-of-text token."""
+
+    hidden: int = 768
+    intermediate: int = 3072
+    layers: int = 12
+    heads: int = 12
+    vocab: int = 49408
+    positions: int = 77
+    act: str = "quick_gelu"
+    bos: int = 49406
+    eos: int = 49407
+
+
+@dataclass(frozen=True)
+class ClipVisionConfig:
+    """CLIP's vision tower: a ViT with a class token and one token a patch."""
+
+    hidden: int = 1024
+    intermediate: int = 4096
+    layers: int = 24
+    heads: int = 16
+    image_size: int = 224
+    patch_size: int = 14
+    act: str = "quick_gelu"
+
+    @property
+    def tokens(self) -> int:
+        """Class token plus patches."""
+        return 1 + (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Both towers, the width they meet in, and the side pictures are resized to beforehand."""
+
+    projection: int = 768
+    resize: int = 512
+    text: ClipTextConfig = field(default_factory=ClipTextConfig)
+    vision: ClipVisionConfig = field(default_factory=ClipVisionConfig)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that says which Versatile Diffusion this is, apart from the weights.
+
+    `steps` and `scale_*` are the defaults of sampling: DDIM steps, and guidance for text and for
+    image contexts.
+    """
+
+    name: str
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    image_vae: KLConfig = field(default_factory=KLConfig)
+    text_vae: OptimusConfig = field(default_factory=OptimusConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    image_size: int = 512
+    num_timesteps: int = 1000
+    beta_start: float = 8.5e-4
+    beta_end: float = 1.2e-2
+    steps: int = 50
+    scale_text: float = 7.5
+    scale_image: float = 7.5
+
+    def __post_init__(self) -> None:
+        if self.unet.context_dim != self.clip.projection:
+            raise ValueError(
+                f"The UNet takes contexts of width {self.unet.context_dim}, CLIP gives "
+                f"{self.clip.projection}: make the two equal."
+            )
+        if self.unet.text_dim != self.text_vae.latent:
+            raise ValueError(
+                f"The text column takes latents of width {self.unet.text_dim}, the text VAE gives "
+                f"{self.text_vae.latent}: make the two equal."
+            )
+        if self.unet.image_channels != self.image_vae.embed_dim:
+            raise ValueError(
+                f"The image column takes {self.unet.image_channels} latent channels, the image VAE "
+                f"gives {self.image_vae.embed_dim}: make the two equal."
+            )
+
+    def latent_shape(self, kind: str) -> tuple[int, ...]:
+        """Shape of one latent: (C, h, w) for "image", (D,) for "text"."""
+        if kind == "text":
+            return (self.unet.text_dim,)
+        if kind != "image":
+            raise ValueError(f"There is no latent of kind {kind!r}: ask for 'image' or 'text'.")
+        side = self.image_size // self.image_vae.factor
+        return (self.unet.image_channels, side, side)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
+        """Rebuild a spec from `to_dict`'s output; an unknown or missing field is a ValueError."""
+        return _build(cls, values, where="spec")
+
+    @classmethod
+    def from_released(cls, values: dict[str, Any], name: str = "custom") -> ModelSpec:
+        """Read the released configuration's own names (`image_unet`, `text_unet`, `autokl`, ...).
+
+        Args:
+            values: the six parts; each holds the sizes as the released files spell them.
+            name: what to call the model.
+
+        Raises:
+            ValueError: a part is missing, or the two columns do not share one plan.
+        """
+        parts = ("image_unet", "text_unet", "autokl", "bert", "gpt2", "clip")
+        missing = [part for part in parts if part not in values]
+        if missing:
+            raise ValueError(
+                f"The configuration lacks {', '.join(missing)}: it needs {', '.join(parts)}."
+            )
+        image, text, kl = values["image_unet"], values["text_unet"], values["autokl"]
+        bert, gpt2, clip = values["bert"], values["gpt2"], values["clip"]
+        levels = len(image["channel_mult"])
+        context_levels = tuple(
+            2**level in image["attention_resolutions"] for level in range(levels)
+        )
+        res_blocks = _per_level(image["num_res_blocks"], levels)
+        second_dim = _per_level(text["second_dim"], levels)
+        own = (image["model_channels"], tuple(image["channel_mult"]))
+        own += (res_blocks, context_levels, image["context_dim"])
+        other = (text["model_channels"], tuple(text["channel_mult"]))
+        other += (_per_level(text["num_noattn_blocks"], levels),)
+        other += (tuple(map(bool, _per_level(text["with_attn"], levels))), text["context_dim"])
+        if own != other:
+            raise ValueError(
+                f"The columns must share width, levels, blocks, context levels and context width "
+                f"to exchange context layers; image_unet has {own}, text_unet {other}."
+            )
+        if len(set(second_dim)) != 1:
+            raise ValueError(
+                f"second_dim is {text['second_dim']}: skips concatenate on channels, so all "
+                "levels need the same second dimension."
+            )
+        unet = UNetConfig(
+            image_channels=image["in_channels"],
+            text_dim=text["input_channels"],
+            model_channels=image["model_channels"],
+            channel_mult=tuple(image["channel_mult"]),
+            num_res_blocks=res_blocks,
+            context_levels=context_levels,
+            second_dim=second_dim[0],
+            image_heads=image["num_heads"],
+            text_heads=text["num_heads"],
+            context_dim=image["context_dim"],
+        )
+        text_vae = OptimusConfig(
+            latent=bert["latent_size"],
+            hidden=bert["hidden_size"],
+            intermediate=bert["intermediate_size"],
+            layers=bert["num_hidden_layers"],
+            heads=bert["num_attention_heads"],
+            bert_vocab=bert["vocab_size"],
+            bert_positions=bert["max_position_embeddings"],
+            gpt2_hidden=gpt2["n_embd"],
+            gpt2_layers=gpt2["n_layer"],
+            gpt2_heads=gpt2["n_head"],
+            gpt2_vocab=gpt2["vocab_size"],
+            gpt2_positions=gpt2["n_positions"],
+        )
+        return cls(
+            name=name,
+            unet=unet,
+            image_vae=KLConfig(
+                ch=kl["ch"],
+                ch_mult=tuple(kl["ch_mult"]),
+                num_res_blocks=kl["num_res_blocks"],
+                z_channels=kl["z_channels"],
+                embed_dim=kl["embed_dim"],
+            ),
+            text_vae=text_vae,
+            clip=_clip_from_released(clip),
+        )
+
+
+def _per_level(value: Any, levels: int) -> tuple[Any, ...]:
+    """One entry a level; the released code takes a single number for all levels, too."""
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
+
+
+def _clip_from_released(clip: dict[str, Any]) -> ClipConfig:
+    text, vision = clip["text"], clip["vision"]
+    return ClipConfig(
+        projection=clip["projection_dim"],
+        text=ClipTextConfig(
+            hidden=text["hidden_size"],
+            intermediate=text["intermediate_size"],
+            layers=text["num_hidden_layers"],
+            heads=text["num_attention_heads"],
+            vocab=text["vocab_size"],
+            positions=text["max_position_embeddings"],
+            act=text["hidden_act"],
+            bos=text["bos_token_id"],
+            eos=text["eos_token_id"],
+        ),
+        vision=ClipVisionConfig(
+            hidden=vision["hidden_size"],
+            intermediate=vision["intermediate_size"],
+            layers=vision["num_hidden_layers"],
+            heads=vision["num_attention_heads"],
+            image_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+            act=vision["hidden_act"],
+        ),
+    )
+
+
+_NESTED = {
+    "unet": UNetConfig,
+    "image_vae": KLConfig,
+    "text_vae": OptimusConfig,
+    "clip": ClipConfig,
+    "text": ClipTextConfig,
+    "vision": ClipVisionConfig,
+}
+
+
+def _build(cls: type, values: dict[str, Any], where: str) -> Any:
+    known = {f.name for f in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(
+            f"{where} has unknown fields {', '.join(unknown)}; "
+            f"known are {', '.join(sorted(known))}."
+        )
+    built = {}
+    for key, value in values.items():
+        if key in _NESTED and isinstance(value, dict):
+            value = _build(_NESTED[key], value, where=f"{where}.{key}")
+        built[key] = tuple(value) if isinstance(value, list) else value
+    try:
+        return cls(**built)
+    except TypeError as error:
+        raise ValueError(f"{where} is incomplete: {error}.") from error
+
+
+def components_for(flows: tuple[str, ...] | list[str], encoders: bool = False) -> tuple[str, ...]:
+    """The components that the given flows read, in the order of `COMPONENTS`.
+
+    Text-to-image needs five (1.03 B parameters of the released model's 3.8 B). `encoders` adds the
+    VAE encoders of the generated kinds, which only starting from a given picture or text
+    ("fidelity", editing, reconstruction) needs.
+
+    Raises:
+        ValueError: an unknown flow.
+    """
+    needed = {"time_embed"}
+    for flow in flows:
+        if flow not in FLOWS:
+            raise ValueError(f"There is no flow {flow!r}: choose from {', '.join(FLOWS)}.")
+        data, context = FLOWS[flow]
+        tower = "clip_text" if context == "text" else "clip_vision"
+        needed |= {f"{data}_data", f"{context}_context", f"{data}_decoder", tower}
+        if encoders:
+            needed.add(f"{data}_encoder")
+    return tuple(part for part in COMPONENTS if part in needed)
+
+
+VD_FOUR_FLOW_V1_0 = ModelSpec(name="vd-four-flow-v1-0")
+"""The released model: 3.8 B parameters, 512 x 512 pictures."""
+
+VD_MINI = replace(
+    VD_FOUR_FLOW_V1_0,
+    name="vd-mini",
+    image_size=64,
+    scale_text=3.0,
+    scale_image=2.0,
+    unet=UNetConfig(
+        text_dim=64,
+        model_channels=64,
+        channel_mult=(1, 2, 2),
+        num_res_blocks=(1, 1, 1),
+        context_levels=(True, True, False),
+        second_dim=3,
+        image_heads=4,
+        text_heads=4,
+        context_dim=128,
+        norm_groups=16,
+    ),
+    image_vae=KLConfig(ch=16, ch_mult=(1, 2, 4, 6), num_res_blocks=1, norm_groups=8, scale=1.0),
+    text_vae=OptimusConfig(
+        latent=64,
+        hidden=128,
+        intermediate=512,
+        layers=3,
+        heads=4,
+        bert_vocab=1000,
+        bert_positions=64,
+        gpt2_hidden=128,
+        gpt2_layers=3,
+        gpt2_heads=4,
+        gpt2_vocab=1000,
+        gpt2_positions=64,
+        max_input=60,
+        max_output=32,
+        temperature=0.0,
+    ),
+    clip=ClipConfig(
+        projection=128,
+        resize=64,
+        text=ClipTextConfig(
+            hidden=128, intermediate=512, layers=3, heads=4, vocab=1000, positions=32, bos=0, eos=1
+        ),
+        vision=ClipVisionConfig(
+            hidden=128, intermediate=512, layers=4, heads=4, image_size=64, patch_size=8
+        ),
+    ),
+)
+"""The model this repository trains from nothing on scenes of 64 x 64 pixels.
+
+Vocabulary sizes and latent scales are settled by training and stand in its `config.json`.
+"""

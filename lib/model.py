@@ -1,0 +1,392 @@
+"""Versatile Diffusion: contexts in, latents out, and the way from pictures and texts to both.
+
+    context   what conditions: tokens of a text or of a picture           text_context, image_context
+    latent    what is generated: a map for a picture, a vector for a text encode_*, decode_*
+    eps       the noise in a noisy latent under any mix of contexts       eps
+
+Which way data flow through the network is decided by the *shapes and kinds of the arguments* alone:
+four flows, mixes of contexts, and text generated from picture and text are one call of `eps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lib.clip import preprocess_images
+from lib.config import COMPONENTS, ModelSpec
+from lib.images import to_rgb
+from lib.kl_vae import sample_posterior
+from lib.noise import SampleNoise
+from lib.sampler import Eps, guided
+from lib.schedule import NoiseSchedule
+from lib.tokenizers import Tokenizers
+from lib.unet import plan, run
+
+KINDS = ("image", "text")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What conditions: tokens, and the kind of thing they describe.
+
+    Attributes:
+        kind: "image" or "text": which context column reads them.
+        tokens: (B, N, D), from `text_context` / `image_context`, or precomputed elsewhere.
+    """
+
+    kind: str
+    tokens: Tensor
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"A context is of kind 'image' or 'text', not {self.kind!r}.")
+        if self.tokens.ndim != 3:
+            raise ValueError(
+                f"Context tokens have shape {tuple(self.tokens.shape)}: give (batch, tokens, width)."
+            )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def repeat(self, times: int) -> Context:
+        """Every sample `times` times in a row: (B, N, D) -> (B * times, N, D)."""
+        return Context(self.kind, self.tokens.repeat_interleave(times, dim=0))
+
+    def __getitem__(self, index: slice) -> Context:
+        return Context(self.kind, self.tokens[index])
+
+
+Mix = Sequence[tuple[Context, float]]
+"""Contexts with their weights (any positive scale: weights are normalised to sum 1)."""
+
+
+class VersatileDiffusion(nn.Module):
+    """The whole model, or as many of its components as were loaded.
+
+    Args:
+        spec: sizes and defaults.
+        components: name (one of `lib.config.COMPONENTS`) -> module; those absent are None.
+        tokenizers: the three vocabularies; needed for texts only.
+
+    Example:
+        >>> vd = load("vd-mini")                                            # lib.weights.load
+        >>> context = vd.text_context(["a red circle on a white background"])
+        >>> x_T = SampleNoise([20]).normal(vd.latent_shape("image"))
+        >>> eps = vd.guided([(context, 1.0)], "image", scale=3.0)
+        >>> for step in ddim(eps, x_T, vd.schedule, vd.schedule.ddim_timesteps(50)): ...
+        >>> picture = vd.decode_image(step.x)                               # (1, 3, 64, 64)
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        components: Mapping[str, nn.Module],
+        tokenizers: Tokenizers | None = None,
+    ) -> None:
+        super().__init__()
+        unknown = sorted(set(components) - set(COMPONENTS))
+        if unknown:
+            raise ValueError(f"Unknown components {unknown}: choose from {', '.join(COMPONENTS)}.")
+        self.spec = spec
+        self.schedule = NoiseSchedule(spec.num_timesteps, spec.beta_start, spec.beta_end)
+        self.tokenizers = tokenizers
+        self.plan = plan(spec.unet)
+        for name in COMPONENTS:
+            setattr(self, _attribute(name), components.get(name))
+
+    # ------------------------------------------------------------------ what is here
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the components that are loaded."""
+        return tuple(name for name in COMPONENTS if self.component(name) is not None)
+
+    def component(self, name: str) -> nn.Module | None:
+        """The module of one of `lib.config.COMPONENTS`, None if it is not loaded.
+
+        All but the context columns are attributes of that name, too; `vd.image_context` and
+        `vd.text_context` make contexts, the columns are `vd.image_column` and `vd.text_column`.
+        """
+        return getattr(self, _attribute(name))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what precision the weights are."""
+        return next(self.parameters()).dtype
+
+    def latent_shape(self, kind: str) -> tuple[int, ...]:
+        """Shape of one latent without batch: (C, h, w) for "image", (D,) for "text"."""
+        return self.spec.latent_shape(kind)
+
+    def require(self, *names: str) -> None:
+        """Check that components are loaded.
+
+        Raises:
+            ValueError: names those missing and how to load them.
+        """
+        missing = [name for name in names if self.component(name) is None]
+        if missing:
+            raise ValueError(
+                f"This needs {', '.join(missing)}, which {'was' if len(missing) == 1 else 'were'} "
+                f"not loaded (loaded: {', '.join(self.loaded) or 'nothing'}): load the model with "
+                f"components={(*self.loaded, *missing)!r}, or without flows= to get everything."
+            )
+
+    # ------------------------------------------------------------------ contexts
+
+    @torch.no_grad()
+    def text_context(self, texts: Sequence[str]) -> Context:
+        """CLIP tokens of texts, (B, L, D), each normalised by its pooled token.
+
+        Raises:
+            ValueError: a text is longer than the encoder reads.
+        """
+        self.require("clip_text")
+        ids = self._tokenizers().clip_ids(list(texts))
+        return Context("text", self.clip_text(ids.to(self.device)))
+
+    @torch.no_grad()
+    def image_context(
+        self, images: Sequence[Image.Image] | Tensor, masks: Tensor | None = None
+    ) -> Context:
+        """CLIP tokens of pictures, (B, 1 + N, D): the class token, then one token a patch.
+
+        Args:
+            images: PIL pictures of any mode and size, or (B, 3, H, W) in [0, 1].
+            masks: (B, 1, H, W) in [0, 1], 1 = keep; tokens are weighted by it.
+        """
+        self.require("clip_vision")
+        pixels = preprocess_images(images, self.spec.clip).to(self.device, self.dtype)
+        if masks is not None:
+            masks = masks.to(pixels)
+        return Context("image", self.clip_vision(pixels, masks))
+
+    @torch.no_grad()
+    def null_context(self, kind: str, data: str, batch: int) -> Context:
+        """What "no context" means, by kind of context and kind of data generated.
+
+        Text contexts: CLIP(""). Image contexts: all zeros when an image is generated, CLIP of a
+        black image when text is (the released model was trained so).
+
+        Args:
+            kind: of the context it stands in for.
+            data: what is generated.
+            batch: B.
+        """
+        if kind == "text":
+            return self.text_context([""]).repeat(batch)
+        if data == "text":
+            side = self.spec.clip.resize
+            return self.image_context(torch.zeros(1, 3, side, side)).repeat(batch)
+        shape = (batch, self.spec.clip.vision.tokens, self.spec.clip.projection)
+        return Context("image", torch.zeros(shape, device=self.device, dtype=self.dtype))
+
+    # ------------------------------------------------------------------ latents
+
+    @torch.no_grad()
+    def encode_image(
+        self, images: Sequence[Image.Image] | Tensor, noise: SampleNoise | None = None
+    ) -> Tensor:
+        """Pictures -> scaled latents (B, C, H/f, W/f).
+
+        Args:
+            images: PIL pictures (resized to the model's size), or (B, 3, H, W) in [0, 1] with sides
+                that are multiples of the VAE's factor.
+            noise: draws the posterior sample, as the released code does; None takes the mean.
+        """
+        self.require("image_encoder")
+        if not isinstance(images, Tensor):
+            side = self.spec.image_size
+            images = torch.stack([_to_square(image, side) for image in images])
+        factor = self.spec.image_vae.factor
+        if images.ndim != 4 or images.shape[1] != 3 or any(s % factor for s in images.shape[2:]):
+            raise ValueError(
+                f"Images have shape {tuple(images.shape)}: give (batch, 3, height, width) with "
+                f"sides that are multiples of {factor}."
+            )
+        mean, logvar = self.image_encoder(images.to(self.device, self.dtype))
+        if noise is not None:
+            z = noise.normal(mean.shape[1:]).to(mean)
+            mean = sample_posterior(mean, logvar, z)
+        return mean * self.spec.image_vae.scale
+
+    @torch.no_grad()
+    def decode_image(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) -> pictures (B, 3, f h, f w) in [0, 1], float32."""
+        self.require("image_decoder")
+        z = latents.to(self.device, self.dtype) / self.spec.image_vae.scale
+        return self.image_decoder.decode(z).float()
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> scaled latents (B, D), the posterior's mean."""
+        self.require("text_encoder")
+        ids = self._tokenizers().bert_ids(list(texts))
+        mean, _ = self.text_encoder(ids.to(self.device))
+        return mean * self.spec.text_vae.scale
+
+    @torch.no_grad()
+    def decode_text(
+        self,
+        latents: Tensor,
+        noise: SampleNoise | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+    ) -> list[str]:
+        """Scaled latents (B, D) -> texts.
+
+        Args:
+            latents: what the text column generated, or `encode_text` gave.
+            noise: where sampling draws from; needed above temperature 0.
+            temperature: 0 takes the most likely token; None is the model's default.
+            max_tokens: longest text in tokens; None is the model's default.
+        """
+        self.require("text_decoder")
+        config, words = self.spec.text_vae, self._tokenizers()
+        ids = self.text_decoder.generate(
+            latents.to(self.device, self.dtype) / config.scale,
+            bos=words.bos,
+            eos=words.eos,
+            max_tokens=config.max_output if max_tokens is None else max_tokens,
+            temperature=config.temperature if temperature is None else temperature,
+            noise=noise,
+        )
+        return words.gpt2_text(ids)
+
+    # ------------------------------------------------------------------ similarity
+
+    @torch.no_grad()
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """CLIP's one vector a text, (B, D), unit norm."""
+        self.require("clip_text")
+        ids = self._tokenizers().clip_ids(list(texts))
+        return self.clip_text.features(ids.to(self.device)).float()
+
+    @torch.no_grad()
+    def image_features(self, images: Sequence[Image.Image] | Tensor) -> Tensor:
+        """CLIP's one vector a picture, (B, D), unit norm: its dot product with a text is a score."""
+        self.require("clip_vision")
+        pixels = preprocess_images(images, self.spec.clip).to(self.device, self.dtype)
+        return self.clip_vision.features(pixels).float()
+
+    # ------------------------------------------------------------------ diffusion
+
+    def eps(self, x: Tensor, t: Tensor | int, contexts: Mix) -> Tensor:
+        """The noise in x_t, under any mix of contexts: the one path behind every flow.
+
+            x (B, C, h, w)  image latent  -> image data column
+            x (B, D)        text latent   -> text data column
+            contexts        each read by its kind's context column, mixed at every context layer
+
+        Args:
+            x: noisy latent at timestep t.
+            t: one timestep, or (B,) of them.
+            contexts: [(context, weight), ...], at least one; weights are normalised to sum 1.
+
+        Returns:
+            Predicted noise, like x.
+
+        Raises:
+            ValueError: no context, a weight that is not positive, batches that differ, or a
+                component that was not loaded.
+        """
+        self._check_contexts(x, contexts)
+        data = "image" if x.ndim == 4 else "text"
+        self.require("time_embed", f"{data}_data", *(f"{c.kind}_context" for c, _ in contexts))
+        t = torch.as_tensor(t, device=x.device).expand(len(x))
+        columns = [
+            (self.component(f"{c.kind}_context"), c.tokens.to(x.device, self.dtype), weight)
+            for c, weight in contexts
+        ]
+        column = getattr(self, f"{data}_data")
+        out = run(self.plan, column, columns, x.to(self.dtype), self.time_embed(t))
+        return out.to(x.dtype)
+
+    def guided(
+        self, contexts: Mix, data: str, scale: float, nulls: Sequence[Context] | None = None
+    ) -> Eps:
+        """Noise prediction with classifier-free guidance, ready for a sampler.
+
+        Args:
+            contexts: what conditions, with weights.
+            data: "image" or "text": what is generated.
+            scale: guidance; 1 is the plain conditional model.
+            nulls: one context each to guide away from (a negative prompt); None takes
+                `null_context`.
+
+        Returns:
+            (x_t, t) -> eps.
+        """
+        contexts = list(contexts)
+        if nulls is None and scale != 1:
+            nulls = [self.null_context(c.kind, data, len(c)) for c, _ in contexts]
+        against = [(null, weight) for null, (_, weight) in zip(nulls or [], contexts, strict=False)]
+
+        def cond(x: Tensor, t: int) -> Tensor:
+            return self.eps(x, t, contexts)
+
+        def null(x: Tensor, t: int) -> Tensor:
+            return self.eps(x, t, against)
+
+        return guided(cond, null, scale)
+
+    # ------------------------------------------------------------------ checks
+
+    def _tokenizers(self) -> Tokenizers:
+        if self.tokenizers is None:
+            raise ValueError(
+                f"{self.spec.name} was built without tokenizers, so it reads and writes no text: "
+                "load it from a folder that has tokenizers/, or pass precomputed contexts."
+            )
+        return self.tokenizers
+
+    def _check_contexts(self, x: Tensor, contexts: Mix) -> None:
+        if x.shape[1] not in (self.spec.unet.image_channels, self.spec.unet.text_dim) or (
+            x.ndim not in (2, 4)
+        ):
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}: give (B, {self.spec.unet.image_channels}, h, w) "
+                f"for an image latent or (B, {self.spec.unet.text_dim}) for a text latent."
+            )
+        if not contexts:
+            raise ValueError("No context was given: eps needs at least one (context, weight).")
+        for context, weight in contexts:
+            if not weight > 0:
+                raise ValueError(
+                    f"A {context.kind} context has weight {weight}: weights must be positive; "
+                    "leave a context out to weigh it 0."
+                )
+            if len(context) != len(x):
+                raise ValueError(
+                    f"{len(x)} latents but {len(context)} {context.kind} contexts: give one "
+                    "context a sample (Context.repeat)."
+                )
+            if context.tokens.shape[2] != self.spec.unet.context_dim:
+                raise ValueError(
+                    f"The {context.kind} context is {context.tokens.shape[2]} wide, "
+                    f"{self.spec.name} takes {self.spec.unet.context_dim}."
+                )
+
+
+def _attribute(component: str) -> str:
+    """Where a component is kept; contexts are made by methods of the context columns' names."""
+    return component.replace("_context", "_column")
+
+
+def _to_square(image: Image.Image, side: int) -> Tensor:
+    """A PIL picture as (3, side, side) in [0, 1], bicubic."""
+    image = to_rgb(image)
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
+    values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return values.view(side, side, 3).permute(2, 0, 1).float() / 255

@@ -1,0 +1,76 @@
+"""The noise schedule, and the subsequences that samplers visit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class NoiseSchedule:
+    """`alpha_bar[t] = prod_{s <= t} (1 - beta[s])` with betas linear in their square root.
+
+    `beta = linspace(sqrt(beta_start), sqrt(beta_end), T) ** 2`, in float64 on the CPU: the table has
+    a thousand entries, and rounding it is the cheapest way to lose parity.
+
+    Attributes:
+        alpha_bar: (T,) float64, decreasing from about 0.999 to about 0.005.
+
+    Source: Ho et al. 2020, equation 4; the square-root spacing is latent diffusion's.
+    """
+
+    def __init__(
+        self, num_timesteps: int = 1000, beta_start: float = 8.5e-4, beta_end: float = 1.2e-2
+    ) -> None:
+        if not 0 < beta_start <= beta_end < 1:
+            raise ValueError(
+                f"betas from {beta_start} to {beta_end}: need 0 < beta_start <= beta_end < 1."
+            )
+        root = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64)
+        self.betas = root**2
+        self.alpha_bar = torch.cumprod(1 - self.betas, dim=0)
+
+    @property
+    def num_timesteps(self) -> int:
+        """T, the number of noise levels."""
+        return len(self.alpha_bar)
+
+    def ddim_timesteps(self, steps: int) -> list[int]:
+        """The subsequence `range(0, T, T // steps) + 1`, ascending (50 steps: 1, 21, ..., 981).
+
+        A number that does not divide T gives more steps than asked, as in the released code; those
+        that would run past the table are left out.
+
+        Raises:
+            ValueError: steps outside 1 ... T / 2 (beyond that the shift by one leaves the table).
+        """
+        if not 1 <= steps <= self.num_timesteps // 2:
+            raise ValueError(
+                f"steps is {steps}: choose 1 to {self.num_timesteps // 2} sampling steps."
+            )
+        stride = self.num_timesteps // steps
+        return [t + 1 for t in range(0, self.num_timesteps, stride) if t + 1 < self.num_timesteps]
+
+    def ddim_alphas(self, timesteps: list[int]) -> tuple[Tensor, Tensor]:
+        """`alpha_bar` at each timestep of a subsequence, and at the one before it.
+
+        The one before the first is `alpha_bar[0]`, not 1: the last denoising step does not remove
+        all noise.
+
+        Returns:
+            (alphas, alphas_prev), each (len(timesteps),) float64.
+        """
+        alphas = self.alpha_bar[timesteps]
+        return alphas, torch.cat([self.alpha_bar[:1], alphas[:-1]])
+
+    def add_noise(self, x_0: Tensor, t: Tensor | int, eps: Tensor) -> Tensor:
+        """`x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps` (Ho et al. 2020, equation 4).
+
+        Args:
+            x_0, eps: (B, ...).
+            t: one timestep, or (B,) of them.
+        """
+        t = torch.as_tensor(t).cpu().expand(x_0.shape[0])
+        shape = (-1,) + (1,) * (x_0.ndim - 1)
+        a = self.alpha_bar[t].view(shape)
+        signal, noise = a.sqrt().to(x_0), (1 - a).sqrt().to(x_0)
+        return signal * x_0 + noise * eps

@@ -1,0 +1,243 @@
+"""The three vocabularies of the model: CLIP's, BERT's and GPT-2's, by transformers' own classes.
+
+| for | class | a text becomes |
+|---|---|---|
+| text contexts | CLIPTokenizer | <start> tokens <end>, padded to the encoder's positions |
+| Optimus' encoder | BertTokenizer, *cased*, fed lower-cased text | [CLS] word pieces [SEP] |
+| Optimus' decoder | GPT2Tokenizer + <PAD> <BOS> <EOS> | <BOS> tokens <EOS> |
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from torch import Tensor
+from transformers import BertTokenizer, CLIPTokenizer, GPT2Tokenizer
+
+from .optimus import drop_first_and_last_word, remove_repeated_ngrams
+
+if TYPE_CHECKING:
+    from .config import ModelSpec
+
+log = logging.getLogger(__name__)
+
+PAD, BOS, EOS = "<PAD>", "<BOS>", "<EOS>"
+HUB = {"clip": "openai/clip-vit-large-patch14", "bert": "bert-base-cased", "gpt2": "gpt2"}
+FILES = {
+    "clip": ("vocab.json", "merges.txt"),
+    "bert": ("vocab.txt",),
+    "gpt2": ("vocab.json", "merges.txt"),
+}
+_T = TypeVar("_T", CLIPTokenizer, BertTokenizer, GPT2Tokenizer)
+
+
+def load_tokenizers(source: str | Path | None = None, spec: ModelSpec | None = None) -> Tokenizers:
+    """The tokenizers of a model, each read when it is first used.
+
+    Args:
+        source: a folder with subfolders clip/, bert/ and gpt2/, or None for the official ones on
+            the hub (`HUB`; downloaded once, then from the local cache).
+        spec: the model they are for: gives the lengths, and their sizes are checked against it.
+
+    Raises:
+        ValueError: `source` is no such folder.
+    """
+    if source is not None:
+        source = Path(source)
+        if not any((source / name).is_dir() for name in HUB):
+            raise ValueError(
+                f"{source} has no folder {' or '.join(HUB)}: give a model's tokenizers/ folder, or "
+                "None for the official tokenizers on the hub."
+            )
+    return Tokenizers(source, spec)
+
+
+class Tokenizers:
+    """Texts to ids and back. Made by `load_tokenizers`."""
+
+    def __init__(self, source: Path | None, spec: ModelSpec | None = None):
+        self.source = source
+        self.spec = spec
+        self.clip_positions = 77 if spec is None else spec.clip.text.positions
+        self.max_input = 77 if spec is None else spec.text_vae.max_input
+
+    @cached_property
+    def clip(self) -> CLIPTokenizer:
+        """CLIP's byte-pair encoding, lower-casing."""
+        tokenizer = self._read("clip", CLIPTokenizer)
+        if self.spec is not None:
+            text = self.spec.clip.text
+            self._fits("clip", len(tokenizer), text.vocab)
+            found = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+            if found != (text.bos, text.eos):
+                raise ValueError(
+                    f"The tokenizer of {self._where('clip')} starts and ends texts with ids "
+                    f"{found}, the model with {(text.bos, text.eos)}: give the model's own."
+                )
+        return tokenizer
+
+    @cached_property
+    def bert(self) -> BertTokenizer:
+        """BERT's word pieces with capital letters; `bert_ids` lower-cases first."""
+        tokenizer = self._read("bert", BertTokenizer, do_lower_case=False)
+        if self.spec is not None:
+            self._fits("bert", len(tokenizer), self.spec.text_vae.bert_vocab)
+        return tokenizer
+
+    @cached_property
+    def gpt2(self) -> GPT2Tokenizer:
+        """GPT-2's byte-pair encoding, with <PAD>, <BOS> and <EOS> as its last three ids."""
+        tokenizer = self._read("gpt2", GPT2Tokenizer)
+        # One at a time: together, transformers would number them in an order of its own.
+        for role, token in (("pad_token", PAD), ("bos_token", BOS), ("eos_token", EOS)):
+            tokenizer.add_special_tokens({role: token})
+        if self.spec is not None:
+            self._fits("gpt2", len(tokenizer), self.spec.text_vae.gpt2_vocab)
+        return tokenizer
+
+    @property
+    def pad(self) -> int:
+        """Id of <PAD> (GPT-2)."""
+        return self.gpt2.convert_tokens_to_ids(PAD)
+
+    @property
+    def bos(self) -> int:
+        """Id of <BOS> (GPT-2)."""
+        return self.gpt2.convert_tokens_to_ids(BOS)
+
+    @property
+    def eos(self) -> int:
+        """Id of <EOS> (GPT-2)."""
+        return self.gpt2.convert_tokens_to_ids(EOS)
+
+    def clip_ids(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (B, positions) long: <start> tokens <end>, then padding.
+
+        Raises:
+            ValueError: a text has more tokens than positions.
+        """
+        rows = self.clip(_checked(texts))["input_ids"] if texts else []
+        limit = self.clip_positions
+        for text, row in zip(texts, rows, strict=True):
+            if len(row) > limit:
+                raise ValueError(
+                    f"The prompt {text[:60]!r}... has {len(row)} tokens with its start and end, "
+                    f"the limit is {limit}: shorten it by {len(row) - limit} or more."
+                )
+        return _padded(rows, self.clip.pad_token_id, limit)
+
+    def bert_ids(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (B, L) long: lower-cased, [CLS] at most `max_input` word pieces [SEP], 0s.
+
+        Longer texts are cut, as in the released code (with a warning in the log).
+        """
+        texts = [text.lower() for text in _checked(texts)]
+        rows = self.bert(texts, add_special_tokens=False)["input_ids"] if texts else []
+        for text, row in zip(texts, rows, strict=True):
+            if len(row) > self.max_input:
+                log.warning("%r...: cut after %d word pieces", text[:60], self.max_input)
+        first, last = self.bert.cls_token_id, self.bert.sep_token_id
+        rows = [[first, *row[: self.max_input], last] for row in rows]
+        return _padded(rows, self.bert.pad_token_id)
+
+    def gpt2_ids(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (B, L) long: <BOS> tokens <EOS>, padded with <PAD>. Case is kept."""
+        rows = self.gpt2(_checked(texts), add_special_tokens=False)["input_ids"] if texts else []
+        return _padded([[self.bos, *row, self.eos] for row in rows], self.pad)
+
+    def gpt2_text(self, ids: Sequence[Sequence[int]] | Tensor) -> list[str]:
+        """Rows of ids that the decoder generated -> texts, as the released code makes them.
+
+        Everything after the first <EOS> is ignored; special tokens count as words; the first and
+        the last word are dropped (a text without <EOS> loses its last word), then repeated n-grams.
+
+        Args:
+            ids: rows from <BOS> on, with <EOS> or not, with padding or not.
+        """
+        rows = ids.tolist() if isinstance(ids, Tensor) else ids
+        return [self._text(row) for row in rows]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        special = {self.pad: PAD, self.bos: BOS, self.eos: EOS}
+        pieces: list[str] = []
+        run: list[int] = []
+        for token in ids:
+            if token in special:
+                pieces += [self._decode(run), special[token]]
+                run = []
+            else:
+                run.append(token)
+            if token == self.eos:
+                break
+        pieces.append(self._decode(run))
+        return remove_repeated_ngrams(drop_first_and_last_word(" ".join(pieces)))
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.gpt2.decode(ids, clean_up_tokenization_spaces=False) if ids else ""
+
+    def sizes(self) -> dict[str, int]:
+        """What a `ModelSpec` has to say of these tokenizers; its field names, by network."""
+        return {
+            "clip.vocab": len(self.clip),
+            "clip.bos": self.clip.bos_token_id,
+            "clip.eos": self.clip.eos_token_id,
+            "bert_vocab": len(self.bert),
+            "gpt2_vocab": len(self.gpt2),
+        }
+
+    def _where(self, name: str) -> str:
+        return HUB[name] if self.source is None else str(self.source / name)
+
+    def _read(self, name: str, kind: type[_T], **options: bool) -> _T:
+        # The files are looked for here because `from_pretrained` does not: where it finds none, it
+        # returns an empty vocabulary without a word.
+        folder = _download(name) if self.source is None else self.source / name
+        absent = [file for file in FILES[name] if not (folder / file).is_file()]
+        if absent and not (folder / "tokenizer.json").is_file():
+            raise ValueError(f"{folder} lacks {' and '.join(absent)}: copy the whole folder.")
+        return kind.from_pretrained(str(folder), **options)
+
+    def _fits(self, name: str, tokens: int, vocab: int) -> None:
+        if tokens > vocab:
+            raise ValueError(
+                f"The tokenizer of {self._where(name)} knows {tokens} tokens, the model {vocab}: "
+                "give the model's own tokenizers."
+            )
+
+
+def _download(name: str) -> Path:
+    """The folder of an official tokenizer's files: from the local cache, else from the hub."""
+    try:
+        paths = [_cached_or_fetched(HUB[name], file) for file in FILES[name]]
+    except OSError as error:
+        raise OSError(
+            f"The official tokenizer {HUB[name]} is not in the Hugging Face cache and could not be "
+            "downloaded: go online once, or give a folder with clip/, bert/ and gpt2/."
+        ) from error
+    return Path(paths[0]).parent
+
+
+def _cached_or_fetched(repo: str, file: str) -> str:
+    try:
+        return hf_hub_download(repo, file, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return hf_hub_download(repo, file)
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("Texts must be a list of strings: put a single text in a list, too.")
+    return list(texts)
+
+
+def _padded(rows: list[list[int]], pad: int, length: int = 0) -> Tensor:
+    length = max([length, *map(len, rows)])
+    padded = [row + [pad] * (length - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.long).reshape(len(rows), length)

@@ -1,0 +1,74 @@
+"""Stage `autoencoder`: the image VAE, from nothing, on renders.
+
+Loss: `L1 + L2 + beta KL(q(z|x) || N(0, 1))` on pixels in [0, 1], with a beta so small that the KL
+only keeps latents near the origin (Rombach et al. 2022, appendix G use 1e-6 too). No perceptual or
+adversarial term: scenes have flat colours and sharp edges, which pixel losses get right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib.config import ModelSpec
+from lib.kl_vae import KLDecoder, KLEncoder, kl_to_standard_normal, sample_posterior
+from scenes.world import split
+from training.data import Pool, render_pairs, to_tensor
+from training.export import export
+from training.loop import Recipe, Stage
+
+RECIPE = Recipe(steps=5000, batch=16, lr=1.5e-3, warmup=200, decay="cosine", ema=0.998)
+BETA = 1e-6
+
+
+class AutoencoderStage(Stage):
+    """Trains `image_encoder` and `image_decoder` together."""
+
+    name = "autoencoder"
+
+    def __init__(self, spec: ModelSpec, pool: Pool, out: Path, recipe: Recipe = RECIPE) -> None:
+        self.spec, self.pool, self.out, self.recipe = spec, pool, out, recipe
+        torch.manual_seed(recipe.seed)
+        self.modules = nn.ModuleDict(
+            {
+                "image_encoder": KLEncoder(spec.image_vae),
+                "image_decoder": KLDecoder(spec.image_vae),
+            }
+        )
+
+    def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Reconstruction of a posterior sample, plus the small KL term."""
+        indices = rng.integers(len(self.pool), size=self.recipe.batch)
+        images = self.pool.pictures(indices, rng.integers(2, size=len(indices)))
+        mean, logvar = self.modules["image_encoder"](images)
+        z = sample_posterior(mean, logvar, torch.randn_like(mean))
+        out = self.modules["image_decoder"](z).float()
+        error = out - images
+        # both terms per pixel and channel, on the [-1, 1] scale that the network works in
+        reconstruction = 2 * error.abs().mean() + 4 * error.square().mean()
+        kl = kl_to_standard_normal(mean.float(), logvar.float()).mean()
+        return reconstruction + BETA * kl, {"mse": error.square().mean().item(), "kl": kl.item()}
+
+    def measure(self) -> dict[str, float]:
+        """PSNR on renders of the validation split, and the latents' spread."""
+        images = to_tensor(render_pairs(split("validation", 500, seed=1), seed=1)[:, 0])
+        latents, errors = [], []
+        for batch in images.split(50):
+            mean, _ = self.modules["image_encoder"](batch)
+            out = self.modules["image_decoder"].decode(mean)
+            errors.append((out - batch).square().flatten(1).mean(1))
+            latents.append(mean)
+        mse = torch.cat(errors)
+        return {
+            "psnr": float((-10 * mse.log10()).mean()),
+            "latent_std": float(torch.cat(latents).std()),
+        }
+
+    def export(self, measured: dict[str, float], seconds: float) -> None:
+        """Save both modules; the scale that brings latents to unit variance goes into the spec."""
+        vae = replace(self.spec.image_vae, scale=round(1 / measured["latent_std"], 4))
+        export(self, replace(self.spec, image_vae=vae), measured, seconds)

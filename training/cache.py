@@ -1,0 +1,129 @@
+"""What the frozen encoders say about the pool, computed once: latents and context tokens.
+
+A training step of the flows then touches no encoder at all. Arrays are float16 on disk, memory
+mapped, and appear whole or not at all; their folder is named after the encoders' weights, so that
+retrained encoders never meet old arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lib.model import VersatileDiffusion
+from training.data import RENDERS, Pool
+from training.loop import native_bf16
+
+CAPTIONS = 3
+CHUNK = 256
+ENCODERS = ("image_encoder", "text_encoder", "clip_text", "clip_vision")
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Encoded scenes; every array's first axis is the scene.
+
+    Attributes:
+        image_latents: (n, 2, C, h, w), scaled posterior means of both renders.
+        image_tokens: (n, 2, 1 + patches, D), CLIP contexts of both renders.
+        text_latents: (n, 3, D), scaled posterior means of three captions.
+        text_tokens: (n, 3, positions, D), CLIP contexts of the same captions.
+    """
+
+    image_latents: np.ndarray
+    image_tokens: np.ndarray
+    text_latents: np.ndarray
+    text_tokens: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image_latents)
+
+
+def fingerprint(vd: VersatileDiffusion, names: tuple[str, ...]) -> str:
+    """Ten characters that change with the weights of the named components."""
+    digest = hashlib.sha256()
+    for name in names:
+        for parameter in getattr(vd, name).parameters():
+            digest.update(parameter.detach().float().numpy().tobytes())
+    return digest.hexdigest()[:10]
+
+
+def captions_of(pool: Pool, index: int, seed: int = 0) -> list[str]:
+    """The scene's `CAPTIONS` training captions: always the same ones."""
+    rng = np.random.default_rng((seed, index, 99))
+    return pool.captions(np.full(CAPTIONS, index), rng)
+
+
+def build(vd: VersatileDiffusion, pool: Pool, n: int, folder: Path) -> Cache:
+    """Encode the first n scenes of the pool, or read what an earlier run encoded.
+
+    Args:
+        vd: with the four encoders loaded.
+        pool: where scenes come from.
+        n: how many scenes; at most the pool's size.
+        folder: parent of the cache's folders.
+    """
+    if n > len(pool):
+        raise ValueError(f"The cache wants {n} scenes, the pool has {len(pool)}.")
+
+    def image_latents(scenes: range) -> Tensor:
+        return vd.encode_image(_renders(pool, scenes)).unflatten(0, (-1, RENDERS))
+
+    def image_tokens(scenes: range) -> Tensor:
+        return vd.image_context(_renders(pool, scenes)).tokens.unflatten(0, (-1, RENDERS))
+
+    def text_latents(scenes: range) -> Tensor:
+        return vd.encode_text(_captions(pool, scenes)).unflatten(0, (-1, CAPTIONS))
+
+    def text_tokens(scenes: range) -> Tensor:
+        return vd.text_context(_captions(pool, scenes)).tokens.unflatten(0, (-1, CAPTIONS))
+
+    jobs: dict[str, tuple[str, Callable[[range], Tensor]]] = {
+        "image_latents": ("image_encoder", image_latents),
+        "image_tokens": ("clip_vision", image_tokens),
+        "text_latents": ("text_encoder", text_latents),
+        "text_tokens": ("clip_text", text_tokens),
+    }
+    arrays = {
+        name: _encoded(Path(folder) / f"{name}-{n}-{fingerprint(vd, (encoder,))}.npy", n, encode)
+        for name, (encoder, encode) in jobs.items()
+        if getattr(vd, encoder) is not None
+    }
+    return Cache(**{name: arrays.get(name) for name in jobs})
+
+
+def _encoded(path: Path, n: int, encode: Callable[[range], Tensor]) -> np.ndarray:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        array = None
+        bf16 = native_bf16(torch.device("cpu"))
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            for start in tqdm(range(0, n, CHUNK), desc=path.name.split("-")[0]):
+                scenes = range(start, min(n, start + CHUNK))
+                part = encode(scenes).half().numpy()
+                if array is None:
+                    shape = (n, *part.shape[1:])
+                    array = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+                array[scenes.start : scenes.stop] = part
+        array.flush()
+        os.replace(temporary, path)
+    return np.load(path, mmap_mode="r")
+
+
+def _renders(pool: Pool, scenes: range) -> Tensor:
+    images = pool.images[scenes.start : scenes.stop]
+    flat = torch.from_numpy(np.array(images)).flatten(0, 1)
+    return flat.permute(0, 3, 1, 2).float() / 255
+
+
+def _captions(pool: Pool, scenes: range) -> list[str]:
+    return [caption for i in scenes for caption in captions_of(pool, i)]

@@ -1,0 +1,240 @@
+"""Stage `clip`: the context encoders, from nothing, on pictures and their captions.
+
+Two objectives, summed:
+
+- *Contrastive* (Radford et al. 2021): `cross_entropy(s <text_i, image_j>)` both ways. Half of the
+  batch are near copies of the other half that differ in one attribute or in who has which, because
+  random scenes are told apart without knowing what belongs to what.
+- *Reading*: from the context tokens (what the diffuser will see, not the pooled vector), one learned
+  query per attribute must find that attribute by a single cross-attention. Contrast on batches of
+  this size leaves the binding of colour to shape out of the tokens; reading puts it there. The
+  reader is dropped afterwards. It is ours, not CLIP's: a model of this size has no 400 million pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.clip import ClipText, ClipVision, preprocess_images
+from lib.config import ModelSpec
+from lib.ops import attention
+from lib.tokenizers import Tokenizers
+from scenes.captions import read_attributes, write
+from scenes.draw import render
+from scenes.world import (
+    BACKGROUNDS,
+    CANONICAL_RELATIONS,
+    COLORS,
+    SHAPES,
+    SIZES,
+    STYLES,
+    Scene,
+    is_training,
+    split,
+)
+from training.data import Pool, render_pairs, to_tensor
+from training.export import export
+from training.loop import Recipe, Stage
+
+RECIPE = Recipe(steps=1200, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995)
+
+VALUES: dict[str, tuple] = {
+    "background": BACKGROUNDS,
+    "style": STYLES,
+    "count": (1, 2),
+    "relation": CANONICAL_RELATIONS,
+    **{f"size{k}": SIZES for k in (1, 2)},
+    **{f"color{k}": COLORS for k in (1, 2)},
+    **{f"shape{k}": SHAPES for k in (1, 2)},
+}
+"""What the reader reads, in canonical order: thing 1 is the left or upper one."""
+
+
+class Reader(nn.Module):
+    """One learned query per attribute, one cross-attention into the context tokens."""
+
+    def __init__(self, width: int, hidden: int = 256, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.queries = nn.Parameter(torch.randn(len(VALUES), hidden) * 0.02)
+        self.keys = nn.Linear(width, hidden)
+        self.values = nn.Linear(width, hidden)
+        self.answers = nn.ModuleList([nn.Linear(hidden, len(v)) for v in VALUES.values()])
+
+    def forward(self, tokens: Tensor) -> list[Tensor]:
+        """(B, N, D) context tokens -> logits, one (B, choices) per attribute."""
+        queries = self.queries.expand(len(tokens), -1, -1)
+        read = attention(queries, self.keys(tokens), self.values(tokens), self.heads)
+        return [answer(F.gelu(read[:, i])) for i, answer in enumerate(self.answers)]
+
+
+class LogitScale(nn.Module):
+    """CLIP's learned inverse temperature, at most 100."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
+
+    def forward(self) -> Tensor:
+        """The scale itself."""
+        return self.log.clamp(max=float(np.log(100))).exp()
+
+
+class ClipStage(Stage):
+    """Trains `clip_text` and `clip_vision`."""
+
+    name = "clip"
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        tokenizers: Tokenizers,
+        pool: Pool,
+        out: Path,
+        recipe: Recipe = RECIPE,
+    ) -> None:
+        self.spec, self.words, self.pool = spec, tokenizers, pool
+        self.out, self.recipe = out, recipe
+        torch.manual_seed(recipe.seed)
+        self.modules = nn.ModuleDict(
+            {
+                "clip_text": ClipText(spec.clip, attention="eager"),
+                "clip_vision": ClipVision(spec.clip, attention="eager"),
+                "reader": Reader(spec.clip.projection),
+                "logit_scale": LogitScale(),
+            }
+        )
+
+    def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Contrast within the batch, and attributes read from both kinds of tokens."""
+        half = self.recipe.batch // 2
+        indices = rng.integers(len(self.pool), size=half)
+        originals = [self.pool.scenes[i] for i in indices]
+        near = [near_copy(scene, rng) for scene in originals]
+        drawn = np.stack([np.asarray(render(scene, rng)) for scene in near])
+        images = torch.cat(
+            [self.pool.pictures(indices, rng.integers(2, size=half)), to_tensor(drawn)]
+        )
+        texts = self.pool.captions(indices, rng) + [write(scene, rng) for scene in near]
+
+        text_tokens, text_pooled = self._text(texts)
+        image_tokens, image_pooled = self._image(images)
+        logits = self.modules["logit_scale"]() * text_pooled.float() @ image_pooled.float().T
+        labels = torch.arange(len(texts))
+        contrast = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+        reader = self.modules["reader"]
+        seen = targets([scene.attributes() for scene in originals + near])
+        said = targets([read_attributes(text) for text in texts])
+        reading = read_loss(reader(image_tokens), seen) + read_loss(reader(text_tokens), said)
+        return contrast + reading, {"contrast": contrast.item(), "reading": reading.item()}
+
+    def _text(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        ids = self.words.clip_ids(texts)
+        tokens = self.modules["clip_text"](ids)
+        end = (ids == self.spec.clip.text.eos).int().argmax(1)
+        return tokens, F.normalize(tokens[torch.arange(len(ids)), end].float(), dim=-1)
+
+    def _image(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.modules["clip_vision"](preprocess_images(images, self.spec.clip))
+        return tokens, F.normalize(tokens[:, 0].float(), dim=-1)
+
+    def measure(self) -> dict[str, float]:
+        """Recall@1 among 1000 validation scenes both ways, and what the reader gets right."""
+        scenes = list(dict.fromkeys(split("validation", 1500, seed=2)))[:1000]
+        rng = np.random.default_rng(2)
+        images = to_tensor(render_pairs(scenes, seed=2)[:, 0])
+        texts = [write(scene, rng) for scene in scenes]
+        wanted = targets([scene.attributes() for scene in scenes])
+        pooled: dict[str, list[Tensor]] = {"text": [], "image": []}
+        right: dict[str, list[Tensor]] = {"text": [], "image": []}
+        for start in range(0, len(scenes), 100):
+            part = slice(start, start + 100)
+            for kind, (tokens, vector) in {
+                "text": self._text(texts[part]),
+                "image": self._image(images[part]),
+            }.items():
+                pooled[kind].append(vector)
+                answers = torch.stack([a.argmax(1) for a in self.modules["reader"](tokens)], 1)
+                ok = (answers == wanted[part]) | (wanted[part] < 0)
+                right[kind].append(ok.all(1))
+        text, image = torch.cat(pooled["text"]), torch.cat(pooled["image"])
+        index = torch.arange(len(scenes))
+        return {
+            "recall_text_to_image": float(((text @ image.T).argmax(1) == index).float().mean()),
+            "recall_image_to_text": float(((image @ text.T).argmax(1) == index).float().mean()),
+            "read_from_text": float(torch.cat(right["text"]).float().mean()),
+            "read_from_image": float(torch.cat(right["image"]).float().mean()),
+        }
+
+    def export(self, measured: dict[str, float], seconds: float) -> None:
+        """Save the two towers; reader and logit scale have done their work."""
+        kept = ("clip_text", "clip_vision")
+        self.modules = nn.ModuleDict({name: self.modules[name] for name in kept})
+        export(self, self.spec, measured, seconds)
+
+
+def targets(attributes: list[dict]) -> Tensor:
+    """(B, attributes) indices into `VALUES`; -1 where nothing is said."""
+    rows = [
+        [VALUES[k].index(row[k]) if row.get(k) is not None else -1 for k in VALUES]
+        for row in attributes
+    ]
+    return torch.tensor(rows)
+
+
+def read_loss(logits: list[Tensor], wanted: Tensor) -> Tensor:
+    """Mean cross-entropy over the attributes that are said."""
+    losses = [
+        F.cross_entropy(answer.float(), wanted[:, i], ignore_index=-1, reduction="sum")
+        for i, answer in enumerate(logits)
+    ]
+    return torch.stack(losses).sum() / (wanted >= 0).sum()
+
+
+def near_copy(scene: Scene, rng: np.random.Generator) -> Scene:
+    """A training scene that differs in one attribute, or in which thing has which."""
+    for _ in range(100):
+        try:
+            other = _mutate(scene, rng)
+        except ValueError:  # e.g. two things became identical
+            continue
+        if other != scene and is_training(other):
+            return other
+    return scene
+
+
+def _mutate(scene: Scene, rng: np.random.Generator) -> Scene:
+    def pick(values: tuple) -> object:
+        return values[rng.integers(len(values))]
+
+    kind = rng.integers(6 if len(scene.things) == 2 else 3)
+    if kind == 0:
+        return replace(scene, background=pick(BACKGROUNDS))
+    if kind == 1:
+        return replace(scene, style=pick(STYLES))
+    things = list(scene.things)
+    if kind == 2 or kind == 3:
+        k = rng.integers(len(things))
+        field, values = [("size", SIZES), ("color", COLORS), ("shape", SHAPES)][rng.integers(3)]
+        things[k] = replace(things[k], **{field: pick(values)})
+        return replace(scene, things=tuple(things))
+    if kind == 4:
+        other = "above" if scene.relation in ("left of", "right of") else "left of"
+        return replace(scene, relation=other)
+    # exchange one attribute, or all three, between the two things
+    a, b = things
+    field = pick(("size", "color", "shape", "all"))
+    if field == "all":
+        return replace(scene, things=(b, a))
+    swapped = (
+        replace(a, **{field: getattr(b, field)}),
+        replace(b, **{field: getattr(a, field)}),
+    )
+    return replace(scene, things=swapped)

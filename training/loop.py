@@ -1,0 +1,345 @@
+"""The training loop: one for every stage, interruptible at any moment.
+
+What a step sees depends on its number alone: data are drawn from `generator(seed, step, rank)` and
+torch's own stream is re-seeded with the same numbers. So the data position and the RNG need no state
+of their own, and a run that was stopped and resumed is bit-identical to one that was not (same
+machine, same thread and process count).
+
+Several processes (see `training.parallel`) share a step: each takes its part of the batch, gradients
+are averaged, and all apply the same update. Two processes of one thread train faster than one of
+two threads, because the ops here are too short to split.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from training import parallel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a stage is trained.
+
+    Attributes:
+        steps: optimizer steps in all.
+        batch: samples a step and process.
+        lr: peak learning rate, reached linearly after `warmup` steps.
+        decay: "cosine" or "linear" from there to `lr * final`.
+        final: last learning rate as a share of the peak.
+        weight_decay, betas: AdamW's.
+        clip: gradients are scaled down to this global norm.
+        ema: decay of the exponential moving average of the weights (0 = none). It warms up as
+            `min(ema, (1 + step) / (10 + step))`, so that the start is forgotten.
+        seed: everything random follows from it.
+        save_every: seconds between checkpoints.
+        log_every: steps between log lines.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    warmup: int = 100
+    decay: str = "cosine"
+    final: float = 0.0
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    save_every: float = 120.0
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        if self.decay not in ("cosine", "linear"):
+            raise ValueError(f"decay is {self.decay!r}: choose 'cosine' or 'linear'.")
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps {self.steps}, batch {self.batch}: both must be at least 1.")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step 0 ... steps - 1."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        falling = 1 - done if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        return self.lr * (self.final + (1 - self.final) * falling)
+
+
+class Stage:
+    """What one stage trains; subclasses fill in the model and the loss.
+
+    Attributes:
+        name: folder name under the run folder.
+        recipe: how it is trained.
+        modules: everything that is trained, by name.
+    """
+
+    name: str
+    recipe: Recipe
+    modules: nn.ModuleDict
+
+    def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one step on data drawn from rng, and numbers to log."""
+        raise NotImplementedError
+
+    def gradient_scales(self) -> dict[str, float]:
+        """Module name -> factor on its gradients (1 where not named)."""
+        return {}
+
+    def measure(self) -> dict[str, float]:
+        """Quality on held-out data, with the weights as they are now (EMA when called)."""
+        return {}
+
+    def export(self, measured: dict[str, float], seconds: float) -> None:
+        """Save the finished weights where the library loads them from."""
+
+
+def generator(seed: int, step: int, rank: int = 0) -> np.random.Generator:
+    """The stream of random numbers that belongs to one step of one process."""
+    return np.random.default_rng((seed, step, rank))
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 without emulation."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+class Ema:
+    """Exponential moving average `w <- d w + (1 - d) theta` of all floating parameters."""
+
+    def __init__(self, modules: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.parameters = [p for p in modules.parameters() if p.requires_grad]
+        self.shadow = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take one step of the average."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.shadow, self.parameters, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Run a block with the averaged weights in place, then put the trained ones back."""
+        kept = [p.detach().clone() for p in self.parameters]
+        self._copy(self.shadow)
+        try:
+            yield
+        finally:
+            self._copy(kept)
+
+    @torch.no_grad()
+    def _copy(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dict[str, float]:
+    """Train a stage to its last step, from its last checkpoint if there is one.
+
+    Writes `checkpoint.pt` (weights, optimizer, EMA, step, seconds; replaced atomically), `log.jsonl`
+    (one line every `log_every` steps) and at the end `measured.json` in `folder/<stage.name>`.
+    Ctrl-C saves a checkpoint and stops. A finished stage is not trained again.
+
+    Returns:
+        What `stage.measure` found on the averaged weights.
+
+    Raises:
+        ValueError: the checkpoint was made by another recipe or another model.
+    """
+    device = torch.device(device)
+    rank, chief = parallel.rank(), parallel.rank() == 0
+    folder = Path(folder) / stage.name
+    folder.mkdir(parents=True, exist_ok=True)
+    done = folder / "measured.json"
+    if done.exists():
+        log.info("%s is finished: %s. Delete it to train again.", stage.name, done)
+        return json.loads(done.read_text())
+
+    recipe = stage.recipe
+    stage.modules.to(device).train()
+    scales = stage.gradient_scales()
+    parameters = [p for p in stage.modules.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
+    )
+    ema = Ema(stage.modules, recipe.ema)
+    first, seconds = _resume(folder / "checkpoint.pt", stage, optimizer, ema)
+    started = saved = time.monotonic()
+    bf16 = native_bf16(device)
+    losses: dict[str, list[float]] = {}
+
+    log_path = folder / ("log.jsonl" if chief else f"log-{rank}.jsonl")
+    with _log_file(log_path, keep_below=first) as write:
+        bar = tqdm(
+            range(first, recipe.steps),
+            initial=first,
+            total=recipe.steps,
+            desc=stage.name,
+            disable=not chief,
+        )
+        step = first
+        try:
+            for step in bar:
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.lr_at(step)
+                torch.manual_seed((recipe.seed * 1_000_003 + step) * parallel.world() + rank)
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    loss, metrics = stage.loss(step, generator(recipe.seed, step, rank))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                parallel.average_gradients(parameters)
+                _scale_gradients(stage.modules, scales)
+                norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
+                if not torch.isfinite(norm):
+                    raise RuntimeError(
+                        f"{stage.name}: gradient norm is {norm} at step {step}; lower the learning "
+                        "rate. The last checkpoint is intact."
+                    )
+                optimizer.step()
+                ema.update(step)
+
+                for key, value in {"loss": loss.item(), "norm": norm.item(), **metrics}.items():
+                    losses.setdefault(key, []).append(value)
+                now = time.monotonic()
+                if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
+                    line = {key: round(float(np.mean(v)), 6) for key, v in losses.items()}
+                    losses.clear()
+                    elapsed = seconds + now - started
+                    write(
+                        {
+                            "step": step + 1,
+                            "lr": recipe.lr_at(step),
+                            "seconds": round(elapsed, 1),
+                            **line,
+                        }
+                    )
+                    bar.set_postfix(loss=f"{line['loss']:.4f}")
+                if chief and now - saved > recipe.save_every:
+                    _save(
+                        folder / "checkpoint.pt",
+                        stage,
+                        optimizer,
+                        ema,
+                        step + 1,
+                        seconds + now - started,
+                    )
+                    saved = now
+        except KeyboardInterrupt:
+            # the interrupted step may be half applied: fall back to the last whole checkpoint
+            log.warning("%s stopped at step %d; run the same command to go on.", stage.name, step)
+            raise
+    seconds += time.monotonic() - started
+    if not chief:
+        parallel.wait()
+        return {}
+    _save(folder / "checkpoint.pt", stage, optimizer, ema, recipe.steps, seconds)
+    stage.modules.eval()
+    with ema.applied(), torch.no_grad():
+        measured = stage.measure()
+        stage.export(measured, seconds)
+    _write_atomically(done, json.dumps({**measured, "seconds": round(seconds, 1)}, indent=2))
+    parallel.wait()
+    return measured
+
+
+def _scale_gradients(modules: nn.ModuleDict, scales: dict[str, float]) -> None:
+    for name, scale in scales.items():
+        if scale != 1:
+            grads = [p.grad for p in modules[name].parameters() if p.grad is not None]
+            torch._foreach_mul_(grads, scale)
+
+
+def _fingerprint(stage: Stage) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be continued."""
+    recipe = asdict(stage.recipe)
+    for free in ("save_every", "log_every"):
+        recipe.pop(free)
+    recipe["processes"] = parallel.world()
+    shapes = {name: tuple(p.shape) for name, p in stage.modules.named_parameters()}
+    return {"recipe": recipe, "shapes": shapes}
+
+
+def _save(path: Path, stage: Stage, optimizer: Any, ema: Ema, step: int, seconds: float) -> None:
+    state = {
+        "fingerprint": _fingerprint(stage),
+        "modules": stage.modules.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "ema": ema.shadow,
+        "step": step,
+        "seconds": seconds,
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _resume(path: Path, stage: Stage, optimizer: Any, ema: Ema) -> tuple[int, float]:
+    if not path.exists():
+        return 0, 0.0
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): delete it to start this stage again."
+        ) from error
+    own = _fingerprint(stage)
+    if state["fingerprint"] != own:
+        changed = [
+            f"{key}: {state['fingerprint']['recipe'].get(key)} then, {value} now"
+            for key, value in own["recipe"].items()
+            if state["fingerprint"]["recipe"].get(key) != value
+        ]
+        raise ValueError(
+            f"{path} was made by another recipe ({'; '.join(changed) or 'other model sizes'}): "
+            "use the old one to continue, or another run folder to start again."
+        )
+    stage.modules.load_state_dict(state["modules"])
+    optimizer.load_state_dict(state["optimizer"])
+    for shadow, value in zip(ema.shadow, state["ema"], strict=True):
+        shadow.copy_(value)
+    return state["step"], state["seconds"]
+
+
+@contextmanager
+def _log_file(path: Path, keep_below: int) -> Iterator[Any]:
+    """Append JSON lines; lines of steps that a resumed run repeats are dropped first."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        kept = [line for line in lines if json.loads(line)["step"] <= keep_below]
+        _write_atomically(path, "".join(line + "\n" for line in kept))
+    with path.open("a") as file:
+
+        def write(line: dict[str, float]) -> None:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+        yield write
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)

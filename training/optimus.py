@@ -1,0 +1,96 @@
+"""Stage `optimus`: the text VAE, from nothing, on captions.
+
+Loss per caption, in nats: `-sum_i log p(w_i | w_<i, z) + beta KL(q(z|x) || N(0, 1))`, z a posterior
+sample, beta rising linearly from 0 in the first part of training (Li et al. 2020, section 3.2, anneal
+it too, against posterior collapse). A small beta keeps every sentence recoverable; the sampling
+noise it leaves makes neighbouring latents decode alike, which is what the diffuser needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.config import ModelSpec
+from lib.kl_vae import kl_to_standard_normal, sample_posterior
+from lib.optimus import OptimusDecoder, OptimusEncoder
+from lib.tokenizers import Tokenizers
+from scenes.captions import write
+from scenes.world import split
+from training.data import Pool
+from training.export import export
+from training.loop import Recipe, Stage
+
+RECIPE = Recipe(steps=5000, batch=64, lr=1.5e-3, warmup=300, weight_decay=0.01, ema=0.998)
+BETA = 0.01
+BETA_WARMUP = 0.3  # share of the steps
+
+
+class OptimusStage(Stage):
+    """Trains `text_encoder` and `text_decoder` together."""
+
+    name = "optimus"
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        tokenizers: Tokenizers,
+        pool: Pool,
+        out: Path,
+        recipe: Recipe = RECIPE,
+    ) -> None:
+        self.spec, self.words, self.pool = spec, tokenizers, pool
+        self.out, self.recipe = out, recipe
+        torch.manual_seed(recipe.seed)
+        self.modules = nn.ModuleDict(
+            {
+                "text_encoder": OptimusEncoder(spec.text_vae, attention="eager"),
+                "text_decoder": OptimusDecoder(spec.text_vae, attention="eager"),
+            }
+        )
+
+    def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Negative log-likelihood of the caption plus beta times the KL term."""
+        texts = self.pool.captions(rng.integers(len(self.pool), size=self.recipe.batch), rng)
+        mean, logvar = self.modules["text_encoder"](self.words.bert_ids(texts))
+        z = sample_posterior(mean, logvar, torch.randn_like(mean))
+        ids = self.words.gpt2_ids(texts)
+        logits = self.modules["text_decoder"](ids[:, :-1], z)
+        wanted = ids[:, 1:]
+        nll = F.cross_entropy(
+            logits.float().flatten(0, 1),
+            wanted.flatten(),
+            ignore_index=self.words.pad,
+            reduction="sum",
+        ) / len(texts)
+        kl = kl_to_standard_normal(mean.float(), logvar.float()).mean()
+        beta = BETA * min(1.0, (step + 1) / (BETA_WARMUP * self.recipe.steps))
+        return nll + beta * kl, {"nll": nll.item(), "kl": kl.item()}
+
+    def measure(self) -> dict[str, float]:
+        """Share of test captions that come back word for word, and the latents' spread."""
+        rng = np.random.default_rng(3)
+        texts = [write(scene, rng) for scene in split("validation", 1000, seed=3)]
+        exact, latents = 0, []
+        for start in range(0, len(texts), 100):
+            part = texts[start : start + 100]
+            mean, _ = self.modules["text_encoder"](self.words.bert_ids(part))
+            ids = self.modules["text_decoder"].generate(
+                mean, self.words.bos, self.words.eos, temperature=0
+            )
+            exact += sum(a == b for a, b in zip(self.words.gpt2_text(ids), part, strict=True))
+            latents.append(mean)
+        return {
+            "exact_match": exact / len(texts),
+            "latent_std": float(torch.cat(latents).std()),
+        }
+
+    def export(self, measured: dict[str, float], seconds: float) -> None:
+        """Save both modules; the scale that brings latents to unit variance goes into the spec."""
+        vae = replace(self.spec.text_vae, scale=round(1 / measured["latent_std"], 4))
+        export(self, replace(self.spec, text_vae=vae), measured, seconds)

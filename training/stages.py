@@ -1,0 +1,73 @@
+"""From a stage's name to its trained weights: what each needs, and where it is put."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lib.config import VD_MINI, ModelSpec
+from lib.weights import load
+from training import autoencoder, clip, flows, judge, optimus, parallel
+from training.cache import ENCODERS, build
+from training.data import pool
+from training.loop import Recipe, Stage, train
+from training.plots import plot_losses
+from training.vocabulary import vocabulary
+
+RECIPES: dict[str, Recipe] = {
+    "judge": judge.RECIPE,
+    "autoencoder": autoencoder.RECIPE,
+    "clip": clip.RECIPE,
+    "optimus": optimus.RECIPE,
+    "flows": flows.RECIPE,
+}
+
+
+def run(name: str, args: argparse.Namespace) -> dict[str, float]:
+    """Train one stage as the command line asks; returns what it measured.
+
+    Raises:
+        ValueError: flows are asked for before the encoders are trained, or a checkpoint belongs to
+            another recipe.
+    """
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    changes = {"steps": args.steps, "batch": args.batch}
+    recipe = replace(RECIPES[name], **{k: v for k, v in changes.items() if v is not None})
+    parallel.start("nccl" if args.device.startswith("cuda") else "gloo")
+    if parallel.rank() > 0:  # the first process renders and encodes, the others read
+        parallel.wait()
+    stage = _stage(name, args, recipe)
+    if parallel.rank() == 0:
+        parallel.wait()
+    measured = train(stage, args.runs, args.device)
+    if parallel.rank() == 0:
+        plot_losses(args.runs / name / "log.jsonl", args.runs / name / "losses.png")
+    return measured
+
+
+def _stage(name: str, args: argparse.Namespace, recipe: Recipe) -> Stage:
+    if name == "judge":
+        return judge.JudgeStage(args.judge, recipe)
+    spec, tokenizers = vocabulary(known_spec(args.out), args.out)
+    scenes = pool(args.runs, args.scenes)
+    if name == "autoencoder":
+        return autoencoder.AutoencoderStage(spec, scenes, args.out, recipe)
+    if name == "clip":
+        return clip.ClipStage(spec, tokenizers, scenes, args.out, recipe)
+    if name == "optimus":
+        return optimus.OptimusStage(spec, tokenizers, scenes, args.out, recipe)
+    vd = load(args.out, components=ENCODERS, device="cpu", dtype=torch.float32)
+    folder = args.runs / "cache"
+    cached = build(vd, scenes, min(args.cached, len(scenes)), folder)
+    return flows.FlowsStage(vd, cached, flows.validation_cache(vd, 1000, folder), args.out, recipe)
+
+
+def known_spec(out: Path) -> ModelSpec:
+    """The spec in a model folder (earlier stages settled latent scales there), or `VD_MINI`."""
+    path = Path(out) / "config.json"
+    return ModelSpec.from_dict(json.loads(path.read_text())) if path.exists() else VD_MINI
