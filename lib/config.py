@@ -406,6 +406,7 @@ VD_MINI = replace(
     scale_text=3.0,
     scale_image=2.0,
     unet=UNetConfig(
+        image_channels=8,
         text_dim=64,
         model_channels=64,
         channel_mult=(1, 2, 2),
@@ -417,7 +418,15 @@ VD_MINI = replace(
         context_dim=128,
         norm_groups=16,
     ),
-    image_vae=KLConfig(ch=16, ch_mult=(1, 2, 4, 6), num_res_blocks=1, norm_groups=8, scale=1.0),
+    image_vae=KLConfig(
+        ch=16,
+        ch_mult=(1, 2, 4, 6),
+        num_res_blocks=1,
+        z_channels=8,
+        embed_dim=8,
+        norm_groups=4,
+        scale=1.0,
+    ),
     text_vae=OptimusConfig(
         latent=64,
         hidden=128,

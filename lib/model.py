@@ -1,8 +1,8 @@
 """Versatile Diffusion: contexts in, latents out, and the way from pictures and texts to both.
 
-    context   what conditions: tokens of a text or of a picture           text_context, image_context
-    latent    what is generated: a map for a picture, a vector for a text encode_*, decode_*
-    eps       the noise in a noisy latent under any mix of contexts       eps
+    context   what conditions: tokens of a text or of a picture      text_context, image_context
+    latent    what is generated: a map (picture) or a vector (text)  encode_*, decode_*
+    eps       the noise in a noisy latent under any mix of contexts  eps
 
 Which way data flow through the network is decided by the *shapes and kinds of the arguments* alone:
 four flows, mixes of contexts, and text generated from picture and text are one call of `eps`.
@@ -47,7 +47,7 @@ class Context:
             raise ValueError(f"A context is of kind 'image' or 'text', not {self.kind!r}.")
         if self.tokens.ndim != 3:
             raise ValueError(
-                f"Context tokens have shape {tuple(self.tokens.shape)}: give (batch, tokens, width)."
+                f"Context tokens have shape {tuple(self.tokens.shape)}: give (B, tokens, width)."
             )
 
     def __len__(self) -> int:
@@ -274,7 +274,7 @@ class VersatileDiffusion(nn.Module):
 
     @torch.no_grad()
     def image_features(self, images: Sequence[Image.Image] | Tensor) -> Tensor:
-        """CLIP's one vector a picture, (B, D), unit norm: its dot product with a text is a score."""
+        """CLIP's one vector a picture, (B, D), unit norm: a dot product with a text is a score."""
         self.require("clip_vision")
         pixels = preprocess_images(images, self.spec.clip).to(self.device, self.dtype)
         return self.clip_vision.features(pixels).float()

@@ -9,8 +9,8 @@ from torch import Tensor
 class NoiseSchedule:
     """`alpha_bar[t] = prod_{s <= t} (1 - beta[s])` with betas linear in their square root.
 
-    `beta = linspace(sqrt(beta_start), sqrt(beta_end), T) ** 2`, in float64 on the CPU: the table has
-    a thousand entries, and rounding it is the cheapest way to lose parity.
+    `beta = linspace(sqrt(beta_start), sqrt(beta_end), T) ** 2`, in float64 on the CPU: the table
+    has a thousand entries, and rounding it is the cheapest way to lose parity.
 
     Attributes:
         alpha_bar: (T,) float64, decreasing from about 0.999 to about 0.005.

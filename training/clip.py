@@ -1,14 +1,18 @@
 """Stage `clip`: the context encoders, from nothing, on pictures and their captions.
 
-Two objectives, summed:
+Three objectives, summed:
 
 - *Contrastive* (Radford et al. 2021): `cross_entropy(s <text_i, image_j>)` both ways. Half of the
   batch are near copies of the other half that differ in one attribute or in who has which, because
   random scenes are told apart without knowing what belongs to what.
 - *Reading*: from the context tokens (what the diffuser will see, not the pooled vector), one learned
   query per attribute must find that attribute by a single cross-attention. Contrast on batches of
-  this size leaves the binding of colour to shape out of the tokens; reading puts it there. The
-  reader is dropped afterwards. It is ours, not CLIP's: a model of this size has no 400 million pairs.
+  this size leaves the binding of colour to shape out of the tokens; reading puts it there.
+- *Local reading*: the token of a patch that shows a thing must say, by a linear map, which size,
+  colour and shape that thing has: the local tokens are where image flows look.
+
+The readers are dropped afterwards. They are ours, not CLIP's: a model of this size has no 400
+million pairs to learn from.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from lib.config import ModelSpec
 from lib.ops import attention
 from lib.tokenizers import Tokenizers
 from scenes.captions import read_attributes, write
-from scenes.draw import render
+from scenes.draw import BACKGROUND_RGB, layout, render
 from scenes.world import (
     BACKGROUNDS,
     CANONICAL_RELATIONS,
@@ -42,7 +46,7 @@ from training.data import Pool, render_pairs, to_tensor
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPE = Recipe(steps=1200, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995)
+RECIPE = Recipe(steps=1400, batch=96, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995)
 
 VALUES: dict[str, tuple] = {
     "background": BACKGROUNDS,
@@ -72,6 +76,19 @@ class Reader(nn.Module):
         queries = self.queries.expand(len(tokens), -1, -1)
         read = attention(queries, self.keys(tokens), self.values(tokens), self.heads)
         return [answer(F.gelu(read[:, i])) for i, answer in enumerate(self.answers)]
+
+
+class LocalReader(nn.Module):
+    """A linear map from the token of a patch to size, colour and shape of the thing it shows."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.sizes = [len(SIZES), len(COLORS), len(SHAPES)]
+        self.answer = nn.Linear(width, sum(self.sizes))
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """(B, N, D) -> three logits (B, N, choices)."""
+        return self.answer(tokens).split(self.sizes, dim=-1)
 
 
 class LogitScale(nn.Module):
@@ -107,6 +124,7 @@ class ClipStage(Stage):
                 "clip_text": ClipText(spec.clip, attention="eager"),
                 "clip_vision": ClipVision(spec.clip, attention="eager"),
                 "reader": Reader(spec.clip.projection),
+                "local_reader": LocalReader(spec.clip.projection),
                 "logit_scale": LogitScale(),
             }
         )
@@ -114,17 +132,16 @@ class ClipStage(Stage):
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Contrast within the batch, and attributes read from both kinds of tokens."""
         half = self.recipe.batch // 2
-        indices = rng.integers(len(self.pool), size=half)
+        indices, which = rng.integers(len(self.pool), size=half), rng.integers(2, size=half)
         originals = [self.pool.scenes[i] for i in indices]
         near = [near_copy(scene, rng) for scene in originals]
-        drawn = np.stack([np.asarray(render(scene, rng)) for scene in near])
-        images = torch.cat(
-            [self.pool.pictures(indices, rng.integers(2, size=half)), to_tensor(drawn)]
-        )
+        seeds = [int(seed) for seed in rng.integers(2**31, size=half)]
+        drawn = [np.asarray(render(scene, seed)) for scene, seed in zip(near, seeds, strict=True)]
+        images = np.concatenate([self.pool.images[indices, which], np.stack(drawn)])
         texts = self.pool.captions(indices, rng) + [write(scene, rng) for scene in near]
 
         text_tokens, text_pooled = self._text(texts)
-        image_tokens, image_pooled = self._image(images)
+        image_tokens, image_pooled = self._image(to_tensor(images))
         logits = self.modules["logit_scale"]() * text_pooled.float() @ image_pooled.float().T
         labels = torch.arange(len(texts))
         contrast = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
@@ -132,8 +149,28 @@ class ClipStage(Stage):
         reader = self.modules["reader"]
         seen = targets([scene.attributes() for scene in originals + near])
         said = targets([read_attributes(text) for text in texts])
-        reading = read_loss(reader(image_tokens), seen) + read_loss(reader(text_tokens), said)
-        return contrast + reading, {"contrast": contrast.item(), "reading": reading.item()}
+        from_image = read_loss(reader(image_tokens), seen)
+        from_text = read_loss(reader(text_tokens), said)
+
+        layouts = [
+            layout(scene, self.pool.generator(i, k))
+            for scene, i, k in zip(originals, indices, which, strict=True)
+        ] + [layout(scene, seed) for scene, seed in zip(near, seeds, strict=True)]
+        shown = local_targets(originals + near, layouts, images, self.spec.clip.vision.patch_size)
+        local = [
+            F.cross_entropy(answer.flatten(0, 1).float(), wanted.flatten(), ignore_index=-1)
+            for answer, wanted in zip(
+                self.modules["local_reader"](image_tokens[:, 1:]), shown, strict=True
+            )
+        ]
+        local_loss = torch.stack(local).mean()
+        metrics = {
+            "contrast": contrast.item(),
+            "from_image": from_image.item(),
+            "from_text": from_text.item(),
+            "local": local_loss.item(),
+        }
+        return contrast + from_image + from_text + local_loss, metrics
 
     def _text(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         ids = self.words.clip_ids(texts)
@@ -177,7 +214,7 @@ class ClipStage(Stage):
         """Save the two towers; reader and logit scale have done their work."""
         kept = ("clip_text", "clip_vision")
         self.modules = nn.ModuleDict({name: self.modules[name] for name in kept})
-        export(self, self.spec, measured, seconds)
+        export(self, measured, seconds)
 
 
 def targets(attributes: list[dict]) -> Tensor:
@@ -187,6 +224,34 @@ def targets(attributes: list[dict]) -> Tensor:
         for row in attributes
     ]
     return torch.tensor(rows)
+
+
+def local_targets(
+    scenes: list[Scene],
+    layouts: list[list[tuple[float, float, float]]],
+    images: np.ndarray,
+    patch: int,
+) -> list[Tensor]:
+    """What each patch shows: indices of size, colour and shape, each (B, patches); -1 = background.
+
+    A patch shows a thing if a quarter of its pixels are not background; which thing is decided by
+    the nearer centre.
+    """
+    batch, side = len(scenes), images.shape[1] // patch
+    ground = np.array([BACKGROUND_RGB[scene.background] for scene in scenes])[:, None, None]
+    differs = np.abs(images.astype(int) - ground).max(-1) > 24
+    share = differs.reshape(batch, side, patch, side, patch).mean((2, 4))
+    middle = (np.arange(side) + 0.5) * patch
+    out = np.full((3, batch, side, side), -1)
+    for b, (scene, places) in enumerate(zip(scenes, layouts, strict=True)):
+        distances = [(middle[None] - x) ** 2 + (middle[:, None] - y) ** 2 for x, y, _ in places]
+        nearest = np.argmin(distances, axis=0)
+        things = scene.canonical().things
+        values = np.array(
+            [[SIZES.index(t.size), COLORS.index(t.color), SHAPES.index(t.shape)] for t in things]
+        )
+        out[:, b] = np.where(share[b] >= 0.25, values[nearest].transpose(2, 0, 1), -1)
+    return [torch.from_numpy(labels.reshape(batch, -1)) for labels in out]
 
 
 def read_loss(logits: list[Tensor], wanted: Tensor) -> Tensor:

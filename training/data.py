@@ -36,13 +36,19 @@ class Pool:
     Attributes:
         scenes: n scenes, none held out, none of the test split.
         images: (n, 2, 64, 64, 3) uint8, two renders of each scene.
+        seed: what the renders' own seeds follow from.
     """
 
     scenes: list[Scene]
     images: np.ndarray
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.scenes)
+
+    def generator(self, index: int, which: int) -> np.random.Generator:
+        """The random stream that one render was drawn with (for its layout)."""
+        return render_generator(self.seed, index, which)
 
     def pictures(self, indices: np.ndarray, which: np.ndarray | int = 0) -> Tensor:
         """(B, 3, 64, 64) float32 in [0, 1]: the chosen render of each scene."""
@@ -62,12 +68,17 @@ def to_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
 
 
+def render_generator(seed: int, index: int, which: int) -> np.random.Generator:
+    """The stream of one render of one scene of a pool."""
+    return np.random.default_rng((seed, index, which))
+
+
 def render_pairs(scenes: Sequence[Scene], seed: int) -> np.ndarray:
     """(n, 2, 64, 64, 3) uint8, two renders of each scene, each from a seed of its own."""
     out = np.empty((len(scenes), RENDERS, 64, 64, 3), np.uint8)
     for i, scene in enumerate(tqdm(scenes, desc="rendering", disable=len(scenes) < 5000)):
         for k in range(RENDERS):
-            out[i, k] = np.asarray(render(scene, np.random.default_rng((seed, i, k))))
+            out[i, k] = np.asarray(render(scene, render_generator(seed, i, k)))
     return out
 
 
@@ -86,7 +97,7 @@ def pool(folder: Path, n: int, seed: int = 0) -> Pool:
     }
     if target.exists():
         if json.loads((target / "pool.json").read_text()) == fingerprint:
-            return Pool(scenes, np.load(target / "images.npy", mmap_mode="r"))
+            return Pool(scenes, np.load(target / "images.npy", mmap_mode="r"), seed)
         log.warning("%s holds another world's scenes: rendering again.", target)
         shutil.rmtree(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
@@ -94,4 +105,4 @@ def pool(folder: Path, n: int, seed: int = 0) -> Pool:
     np.save(temporary / "images.npy", render_pairs(scenes, seed))
     (temporary / "pool.json").write_text(json.dumps(fingerprint))
     os.replace(temporary, target)
-    return Pool(scenes, np.load(target / "images.npy", mmap_mode="r"))
+    return Pool(scenes, np.load(target / "images.npy", mmap_mode="r"), seed)

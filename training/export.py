@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +16,29 @@ if TYPE_CHECKING:
     from training.loop import Stage
 
 
-def export(stage: Stage, spec: ModelSpec, measured: dict[str, float], seconds: float) -> None:
+def current_spec(folder: Path, otherwise: ModelSpec) -> ModelSpec:
+    """The spec in a model folder's `config.json`, or another where there is none yet."""
+    path = Path(folder) / "config.json"
+    return ModelSpec.from_dict(json.loads(path.read_text())) if path.exists() else otherwise
+
+
+def export(
+    stage: Stage,
+    measured: dict[str, float],
+    seconds: float,
+    settle: Callable[[ModelSpec], ModelSpec] = lambda spec: spec,
+) -> None:
     """Save a stage's modules as components of the model in `stage.out`, half precision.
 
-    What was measured, how long training took and by which recipe is added to `training.json`
-    beside them.
+    Args:
+        stage: with the finished weights.
+        measured: what `stage.measure` found; goes into `training.json` with recipe and duration.
+        seconds: how long training took.
+        settle: puts what this stage found out (a latent scale) into the spec. It is applied to the
+            spec that the folder holds *now*: stages may be trained side by side.
     """
-    vd = VersatileDiffusion(spec, dict(stage.modules))
-    save(vd, stage.out, components=tuple(stage.modules))
+    spec = settle(current_spec(stage.out, stage.spec))
+    save(VersatileDiffusion(spec, dict(stage.modules)), stage.out)
     record(stage, measured, seconds)
 
 

@@ -98,6 +98,7 @@ class FlowsStage(Stage):
         self.cache, self.validation, self.out = cache, validation, out
         self.recipe, self.options = recipe, options or FlowOptions()
         torch.manual_seed(recipe.seed)
+        self.spec = vd.spec
         self.modules = new_columns(vd.spec)
         self.vd = VersatileDiffusion(vd.spec, dict(self.modules))
         self.nulls = {
@@ -165,7 +166,7 @@ class FlowsStage(Stage):
 
     def export(self, measured: dict[str, float], seconds: float) -> None:
         """Save the five parts of the diffuser."""
-        export(self, self.vd.spec, measured, seconds)
+        export(self, measured, seconds)
 
 
 def new_columns(spec: ModelSpec) -> nn.ModuleDict:

@@ -92,5 +92,9 @@ class OptimusStage(Stage):
 
     def export(self, measured: dict[str, float], seconds: float) -> None:
         """Save both modules; the scale that brings latents to unit variance goes into the spec."""
-        vae = replace(self.spec.text_vae, scale=round(1 / measured["latent_std"], 4))
-        export(self, replace(self.spec, text_vae=vae), measured, seconds)
+        scale = round(1 / measured["latent_std"], 4)
+
+        def settle(spec: ModelSpec) -> ModelSpec:
+            return replace(spec, text_vae=replace(spec.text_vae, scale=scale))
+
+        export(self, measured, seconds, settle)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from lib.config import VD_MINI, ModelSpec
+from lib.config import VD_MINI
 from lib.weights import load
 from training import autoencoder, clip, flows, judge, optimus, parallel
 from training.cache import ENCODERS, build
 from training.data import pool
+from training.export import current_spec
 from training.loop import Recipe, Stage, train
 from training.plots import plot_losses
 from training.vocabulary import vocabulary
@@ -53,7 +52,7 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
 def _stage(name: str, args: argparse.Namespace, recipe: Recipe) -> Stage:
     if name == "judge":
         return judge.JudgeStage(args.judge, recipe)
-    spec, tokenizers = vocabulary(known_spec(args.out), args.out)
+    spec, tokenizers = vocabulary(current_spec(args.out, VD_MINI), args.out)
     scenes = pool(args.runs, args.scenes)
     if name == "autoencoder":
         return autoencoder.AutoencoderStage(spec, scenes, args.out, recipe)
@@ -65,9 +64,3 @@ def _stage(name: str, args: argparse.Namespace, recipe: Recipe) -> Stage:
     folder = args.runs / "cache"
     cached = build(vd, scenes, min(args.cached, len(scenes)), folder)
     return flows.FlowsStage(vd, cached, flows.validation_cache(vd, 1000, folder), args.out, recipe)
-
-
-def known_spec(out: Path) -> ModelSpec:
-    """The spec in a model folder (earlier stages settled latent scales there), or `VD_MINI`."""
-    path = Path(out) / "config.json"
-    return ModelSpec.from_dict(json.loads(path.read_text())) if path.exists() else VD_MINI

@@ -1,0 +1,320 @@
+"""The command line: `python -m analysis COMMAND ...`.
+
+Results are saved as they are made; their paths go to stdout, progress and messages to stderr.
+
+| exit status | |
+|---|---|
+| 0 | done |
+| 1 | the machine would not: disk full, out of memory, a download that failed |
+| 2 | bad input; one sentence says what was given, what is allowed, what to do |
+| 130 | interrupted; what was finished is saved |
+
+torch takes seconds to import. Whatever needs it is imported when a command runs, so that `--help`
+and a misspelt option answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from analysis.batch import Saved
+    from analysis.sampling import Job
+
+PROG = "python -m analysis"
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A flow as a command.
+
+    Attributes:
+        what: what it makes, in a line.
+        takes, makes: "text" or "image".
+        example: a command's arguments.
+    """
+
+    what: str
+    takes: str
+    makes: str
+    example: str
+
+
+FLOWS = {
+    "t2i": Flow(
+        what="pictures from texts",
+        takes="text",
+        makes="image",
+        example='t2i "a large red circle above a small blue square" --n 4 --seed 20',
+    ),
+    "i2i": Flow(
+        what="variations of pictures",
+        takes="image",
+        makes="image",
+        example="i2i photo.png folder/ --n 2 --fidelity 0.3 --seed 20",
+    ),
+    "i2t": Flow(
+        what="texts that say what pictures show",
+        takes="image",
+        makes="text",
+        example="i2t photo.png --n 3 --seed 20",
+    ),
+    "t2t": Flow(
+        what="variations of texts",
+        takes="text",
+        makes="text",
+        example='t2t "a small green star on a gray background" --n 3 --seed 20',
+    ),
+}
+
+ELSEWHERE = {
+    "evaluate": ("analysis.evaluate", "measure a model on scenes"),
+}
+"""Commands that have a module of their own, with `add_arguments(parser)` and `run(args)`."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but an error is one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where help is; exit status 2."""
+        self.exit(2, f"error: {message} ({self.prog} --help shows what is allowed)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = build_parser(argv[0] if argv else "").parse_args(argv)
+        return args.run(args)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except BrokenPipeError:  # whoever read our output has gone; nothing more can be said to them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ValueError as error:
+        return _complain(f"error: {error}", 2)
+    except (OSError, FloatingPointError) as error:
+        return _complain(f"error: {error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
+        told = str(error).splitlines()[0] if str(error) else "out of memory"
+        return _complain(f"error: {told} Try a smaller --batch, or --dtype float16.", 1)
+
+
+def build_parser(command: str = "") -> argparse.ArgumentParser:
+    """All commands; one that has a module of its own has its options only if it is `command`."""
+    parser = Parser(prog=PROG, description="Versatile Diffusion from the shell.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, flow in FLOWS.items():
+        sub = commands.add_parser(
+            name,
+            help=flow.what,
+            description=f"Make {flow.what}.",
+            epilog=f"example:\n  {PROG} {flow.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_flow_arguments(sub, flow)
+        sub.set_defaults(run=run_flow)
+    for name, (module, what) in ELSEWHERE.items():
+        sub = commands.add_parser(name, help=what, description=what.capitalize() + ".")
+        if name == command:
+            there = importlib.import_module(module)
+            there.add_arguments(sub)
+            sub.set_defaults(run=there.run)
+    return parser
+
+
+def run_flow(args: argparse.Namespace) -> int:
+    """One of the four flows: check the inputs, load what is needed, make, save, tell."""
+    from analysis.flows import flow_job
+    from analysis.inputs import picture_files, pictures, texts
+    from analysis.outputs import prepare
+
+    flow = FLOWS[args.command]
+    if flow.takes == "text":
+        inputs: list[Any] = texts(args.inputs, "prompt")
+    else:
+        inputs = pictures(picture_files(args.inputs))
+    prepare(args.out, args.command)
+    extra = ()
+    if args.negative and flow.takes == "image":
+        extra = ("clip_text", "text_context")
+    vd = load_model(args, encoders=getattr(args, "fidelity", 0) > 0, extra=extra)
+    names = ("fidelity", "color_match", "color_method", "temperature")
+    job = flow_job(
+        vd,
+        args.command,
+        inputs,
+        n=args.n,
+        seed=args.seed,
+        steps=args.steps,
+        scale=args.scale,
+        negative_prompt=args.negative,
+        sampler=args.sampler,
+        eta=args.eta,
+        batch_size=args.batch,
+        **{name: getattr(args, name) for name in names if hasattr(args, name)},
+    )
+    return run_job(job, args)
+
+
+def load_model(args: argparse.Namespace, encoders: bool, extra: Sequence[str] = ()) -> Any:
+    """The model of the common options, with the components of one flow and `extra` ones."""
+    import torch
+
+    from lib.weights import load
+
+    logging.basicConfig(
+        level=logging.ERROR if args.quiet else logging.WARNING, format="warning: %(message)s"
+    )
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    return load(
+        args.model,
+        flows=[args.command],
+        encoders=encoders,
+        components=extra,
+        device=args.device,
+        dtype=dtype,
+    )
+
+
+def run_job(job: Job, args: argparse.Namespace) -> int:
+    """Make a job's samples, save them, and tell: paths, or one JSON document."""
+    from analysis.batch import make, save_sheet
+
+    told: list[Saved] = []
+
+    def report(saved: Saved) -> None:
+        told.append(saved)
+        if not args.json:
+            text = f"  {saved.record['text']}" if "text" in saved.record else ""
+            print(f"{saved.path}{'' if saved.new else '  (was there)'}{text}", flush=True)
+
+    sheet: Path | None = None
+    trouble: BaseException | None = None
+    try:
+        make(job, args.out, again=args.again, progress=not args.quiet, report=report)
+        if args.sheet and job.data == "image":
+            sheet = save_sheet(told, args.out)
+    except (KeyboardInterrupt, OSError) as error:
+        trouble = error
+    if args.json:
+        results = [{"path": str(s.path), "new": s.new, **s.record} for s in told]
+        document = {
+            "mode": job.mode,
+            "results": results,
+            "interrupted": isinstance(trouble, KeyboardInterrupt),
+        }
+        if sheet is not None:
+            document["sheet"] = str(sheet)
+        print(json.dumps(document, indent=2), flush=True)
+    elif sheet is not None:
+        print(sheet)
+    if trouble is None:
+        return 0
+    if isinstance(trouble, BrokenPipeError):
+        raise trouble
+    what = "interrupted" if isinstance(trouble, KeyboardInterrupt) else f"error: {trouble}"
+    rest = f"{len(told)} of {len(job)} results are saved"
+    return _complain(
+        f"{what}; {rest}, and the same command with --seed {job.seeds[0]} makes the others",
+        130 if isinstance(trouble, KeyboardInterrupt) else 1,
+    )
+
+
+def _add_flow_arguments(parser: argparse.ArgumentParser, flow: Flow) -> None:
+    if flow.takes == "text":
+        parser.add_argument("inputs", nargs="+", metavar="TEXT", help="one or more prompts")
+    else:
+        parser.add_argument(
+            "inputs", nargs="+", metavar="PATH", help="pictures, or folders of pictures"
+        )
+    if flow.takes == flow.makes:
+        parser.add_argument(
+            "--fidelity",
+            type=_number(float, 0, 1),
+            default=0.0,
+            metavar="F",
+            help="0 (only the content) to 1 (the input itself): how late to start from the input",
+        )
+    if flow.takes == flow.makes == "image":
+        parser.add_argument(
+            "--color-match",
+            type=_number(float, 0, 1),
+            metavar="KEEP",
+            help="put the input's colours on the result, which keeps this share of its own (0...1)",
+        )
+        parser.add_argument(
+            "--color-method",
+            choices=("mean_std", "histogram"),
+            default="mean_std",
+            help="how colours are matched (default: %(default)s)",
+        )
+    if flow.makes == "text":
+        parser.add_argument(
+            "--temperature",
+            type=_number(float, 0),
+            metavar="T",
+            help="of decoding: 0 takes the most likely word (default: the model's)",
+        )
+    add_common_arguments(parser)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that generates."""
+    add = parser.add_argument
+    add("--model", default="vd-mini", help="name or path of the model (default: %(default)s)")
+    add("--n", type=_number(int, 1), default=1, help="samples of each input (default: 1)")
+    add("--seed", type=_number(int, 0), help="of the first sample, the next ones count on")
+    add("--steps", type=_number(int, 1), help="sampling steps (default: the model's)")
+    add("--scale", type=_number(float, 0), help="guidance scale (default: the model's)")
+    add("--negative", metavar="TEXT", help="a text to be guided away from")
+    add("--sampler", default="ddim", help="default: %(default)s")
+    add("--eta", type=_number(float, 0, 1), default=0.0, help="0...1: share of fresh noise a step")
+    add("--out", default="output", metavar="DIR", help="results go to DIR/MODE (default: output)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the best one here)")
+    add("--dtype", choices=("float32", "float16", "bfloat16"), help="default: by the hardware")
+    add("--batch", type=_number(int, 1), help="samples in memory at a time")
+    add("--again", action="store_true", help="make also what lies in the output folder already")
+    add("--sheet", action="store_true", help="save a contact sheet of the pictures in DIR/sheets")
+    add("--json", action="store_true", help="print one JSON document: the records, with paths")
+    add("--quiet", action="store_true", help="no progress bar, no warnings")
+
+
+def _number(kind: type, low: float, high: float = math.inf) -> Callable[[str], Any]:
+    """A type for argparse: an int or a float from `low` to `high`."""
+    what = "a whole number" if kind is int else "a number"
+    until = " on" if high == math.inf else f" to {high:g}"
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} from {low:g}{until}")
+        return value
+
+    return read
+
+
+def _complain(message: str, status: int) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

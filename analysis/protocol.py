@@ -1,0 +1,188 @@
+"""What exactly was measured: settings, model, judge, code and versions, and a name made of them.
+
+Two evaluations share a folder only if nothing that could change a number differs. So the name of a
+run carries a digest of all of that, the source code included: after a change of the sampler, the
+same command measures anew instead of reporting what the old one made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from analysis.sampling import Sampling, fingerprint
+from lib.config import FLOWS
+from lib.model import VersatileDiffusion
+from lib.noise import check_seed
+
+PARTS = (*FLOWS, "reconstruction")
+SUITES = ("scenes",)
+SWEPT = ("t2i", "i2t")
+_SOURCES = ("lib", "scenes", "analysis")
+_PACKAGES = ("torch", "transformers", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure, and how to sample.
+
+    Attributes:
+        n: inputs a flow and split.
+        seed: chooses the inputs and owns all noise.
+        flows: any of `PARTS`.
+        steps: sampling steps; None is the model's default.
+        scale_text, scale_image: guidance by the kind of context; None is the model's default.
+        sampler: one of `analysis.sampling.SAMPLERS`; eta is 0.
+        sweep_scale: guidance scales to compare (flows `SWEPT`), on at most `sweep_n` inputs.
+        sweep_n: see there.
+        licence_n: renders of each split that the judge has to read first.
+        t2t_pairs: inputs of text variation that get a second sample.
+        suite: one of `SUITES`.
+        batch: inputs at once; changes speed and memory, not what is measured.
+
+    Raises:
+        ValueError: names the setting and what is allowed.
+    """
+
+    n: int = 500
+    seed: int = 7
+    flows: tuple[str, ...] = PARTS
+    steps: int | None = None
+    scale_text: float | None = None
+    scale_image: float | None = None
+    sampler: str = "ddim"
+    sweep_scale: tuple[float, ...] = ()
+    sweep_n: int = 200
+    licence_n: int = 2000
+    t2t_pairs: int = 100
+    suite: str = "scenes"
+    batch: int = 50
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        for name in ("n", "batch", "sweep_n", "licence_n"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}: give an integer from 1.")
+        if self.suite not in SUITES:
+            raise ValueError(f"There is no suite {self.suite!r}: choose {', '.join(SUITES)}.")
+        unknown = [flow for flow in self.flows if flow not in PARTS]
+        if unknown or not self.flows:
+            told = ", ".join(map(repr, unknown)) or "nothing"
+            raise ValueError(f"flows are {told}: choose from {', '.join(PARTS)}.")
+        # one order, so that "i2t,t2i" and "t2i,i2t" are the same run
+        object.__setattr__(self, "flows", tuple(part for part in PARTS if part in self.flows))
+        object.__setattr__(self, "sweep_scale", tuple(float(s) for s in self.sweep_scale))
+        if self.sweep_scale and not set(SWEPT) & set(self.flows):
+            raise ValueError(
+                f"A sweep of scales is made of {' and '.join(SWEPT)}, but flows are "
+                f"{', '.join(self.flows)}: add one of them."
+            )
+
+    def resolved(self, vd: VersatileDiffusion) -> Settings:
+        """The same with the model's own steps and scales filled in, and checked.
+
+        Raises:
+            ValueError: steps, a scale or the sampler are out of range.
+        """
+        names = ("steps", "scale_text", "scale_image")
+        chosen = {name: getattr(self, name) for name in names}
+        defaults = {name: getattr(vd.spec, name) for name, v in chosen.items() if v is None}
+        settings = replace(self, **defaults)
+        for scale in (settings.scale_text, settings.scale_image, *self.sweep_scale):
+            Sampling(settings.steps, scale, settings.sampler).timesteps(vd.schedule)
+        return settings
+
+    def scale(self, flow: str) -> float:
+        """Guidance of a flow: that of the kind of its context."""
+        return self.scale_text if FLOWS[flow][1] == "text" else self.scale_image
+
+
+def identity(
+    settings: Settings, vd: VersatileDiffusion, judge: object, features: str | None
+) -> dict[str, Any]:
+    """Everything that a number may depend on, as plain JSON types.
+
+    Args:
+        settings: resolved ones.
+        vd: the model.
+        judge: an `nn.Module`, or whatever reads pictures in its place, or None.
+        features: name of the feature function, if one is used.
+    """
+    chosen = asdict(settings)
+    del chosen["batch"]
+    components = {name: fingerprint(vd.component(name)) for name in vd.loaded}
+    return {
+        "settings": json.loads(json.dumps(chosen)),
+        "splits": "scenes.world.split: test (unseen scenes), heldout (unseen colour-shape pairs)",
+        "prompts": "complete captions by scenes.captions.write",
+        "resize": "none for 64x64 pictures; else bilinear (judge), bicubic (context), box (pixels)",
+        "model": {
+            "name": vd.spec.name,
+            "dtype": str(vd.dtype).removeprefix("torch."),
+            "device": vd.device.type,
+            "spec": _digest([json.dumps(vd.spec.to_dict(), sort_keys=True).encode()]),
+            "vocabularies": _vocabularies(vd),
+            "weights": components,
+        },
+        "judge": fingerprint(judge) if isinstance(judge, nn.Module) else type(judge).__name__,
+        "features": features,
+        "code": source_hash(),
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
+    }
+
+
+def run_name(settings: Settings, vd: VersatileDiffusion, known: dict[str, Any]) -> str:
+    """A folder name: readable settings, then a digest of all of `identity`."""
+    model = re.sub(r"[^a-z0-9]+", "-", vd.spec.name.lower()).strip("-")
+    parts = [] if settings.flows == PARTS else ["-".join(settings.flows)]
+    digest = _digest([json.dumps(known, sort_keys=True).encode()])[:8]
+    words = [settings.suite, model, *parts, f"n{settings.n}", f"seed{settings.seed}", digest]
+    return "_".join(words)
+
+
+def source_hash() -> str:
+    """Digest of the Python files that make the numbers."""
+    root = Path(__file__).resolve().parent.parent
+    return _files(root, [path for folder in _SOURCES for path in (root / folder).glob("*.py")])
+
+
+def _vocabularies(vd: VersatileDiffusion) -> str | None:
+    """Digest of the tokenizers' files, where they lie in a folder."""
+    folder = getattr(getattr(vd, "tokenizers", None), "source", None)
+    if folder is None:
+        return None
+    return _files(folder, [path for path in folder.rglob("*") if path.is_file()])
+
+
+def _files(root: Path, paths: Iterable[Path]) -> str:
+    """Digest of names and contents of text files, whatever their line ends."""
+    pieces = []
+    for path in sorted(paths):
+        pieces += [path.relative_to(root).as_posix().encode()]
+        pieces += [path.read_bytes().replace(b"\r\n", b"\n")]
+    return _digest(pieces)
+
+
+def _digest(pieces: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(len(piece).to_bytes(8, "little"))  # "ab", "c" is not "a", "bc"
+        digest.update(piece)
+    return digest.hexdigest()[:16]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

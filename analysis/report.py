@@ -1,0 +1,147 @@
+"""Measured numbers as JSON, as a table for the terminal, and as Markdown.
+
+Measures are nested dicts with `Estimate`s as leaves; nothing here knows what they mean, so a new
+measure needs no new line. The section named "sweep" is laid out as a comparison.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from analysis.statistics import Estimate
+
+COMPARED = "sweep"
+_HEAD = ("measure", "value", "95 % interval", "n")
+
+
+def to_json(measures: Any) -> Any:
+    """Nested dicts with every `Estimate` as a dict of plain types."""
+    if isinstance(measures, Estimate):
+        return measures.to_dict()
+    if isinstance(measures, Mapping):
+        return {str(name): to_json(value) for name, value in measures.items()}
+    return measures
+
+
+def dumps(report: Mapping[str, Any]) -> str:
+    """A report as strict JSON (no NaN), with a final line end."""
+    return json.dumps(to_json(report), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def value_text(estimate: Estimate) -> str:
+    """The number, in a form that suits its kind: "93.2 %", "31.42 dB", "0.87", "-"."""
+    return _with_unit(_digits(estimate, estimate.value), estimate)
+
+
+def interval_text(estimate: Estimate) -> str:
+    """The interval, "90.7 - 95.1 %", or nothing."""
+    if estimate.low is None:
+        return ""
+    ends = f"{_digits(estimate, estimate.low)} - {_digits(estimate, estimate.high)}"
+    return _with_unit(ends, estimate)
+
+
+def _digits(estimate: Estimate, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if estimate.kind == "share":
+        return f"{100 * value:.1f}"
+    if estimate.unit:
+        return f"{value:.2f}"
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.3f}"
+
+
+def _with_unit(text: str, estimate: Estimate) -> str:
+    unit = "%" if estimate.kind == "share" else estimate.unit
+    return f"{text} {unit}" if unit and text != "-" else text
+
+
+def leaves(measures: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Estimate]]:
+    """(path, estimate) of all leaves in order; a path reads "test / attributes / color1"."""
+    for name, value in measures.items():
+        here = f"{path} / {_label(name)}" if path else _label(name)
+        if isinstance(value, Estimate):
+            yield here, value
+        else:
+            yield from leaves(value, here)
+
+
+def _label(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def tables(measures: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """(title, rows of cells, the head first) of each section."""
+    for title, section in measures.items():
+        if title == COMPARED:
+            for flow, runs in section.items():
+                yield f"{flow}: guidance scales", comparison(runs)
+            continue
+        rows = [_HEAD]
+        for path, e in leaves(section):
+            rows.append((path, value_text(e), interval_text(e), str(e.n)))
+        yield title, rows
+
+
+def comparison(runs: Mapping[str, Mapping[str, Estimate]]) -> list[tuple[str, ...]]:
+    """One row a scale, one column a measure."""
+    names = list(dict.fromkeys(name for run in runs.values() for name in run))
+    rows = [("scale", *map(_label, names), "n")]
+    for scale, run in runs.items():
+        cells = []
+        for name in names:
+            e = run[name]
+            interval = interval_text(e)
+            cells.append(f"{value_text(e)} ({interval})" if interval else value_text(e))
+        rows.append((str(scale), *cells, str(max(e.n for e in run.values()))))
+    return rows
+
+
+def to_text(measures: Mapping[str, Any]) -> str:
+    """Aligned tables for a terminal."""
+    parts = []
+    for title, rows in tables(measures):
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [f"{title}", "-" * (sum(widths) + 2 * len(widths) - 2)]
+        for row in rows:
+            first, *rest = (
+                cell.ljust(w) if i == 0 else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            lines.append("  ".join([first, *rest]).rstrip())
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """A whole report: what was measured, every number, and the protocol."""
+    protocol = report["protocol"]
+    lines = [f"# Evaluation `{protocol['run']}`", ""]
+    lines += [
+        f"{_sentence(protocol)} Intervals are of 95 %: Wilson's for shares, the normal "
+        "approximation for means, the delta method for ratios.",
+        "",
+    ]
+    for title, rows in tables(report["measures"]):
+        head, *body = rows
+        lines += [f"## {title}", "", _row(head), _row(["---"] + ["---:"] * (len(head) - 1))]
+        lines += [_row(row) for row in body] + [""]
+    protocol_json = json.dumps(to_json(protocol), indent=2, ensure_ascii=False)
+    lines += ["## Protocol", "", "```json", protocol_json, "```", ""]
+    return "\n".join(lines)
+
+
+def _row(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _sentence(protocol: Mapping[str, Any]) -> str:
+    s, model = protocol["settings"], protocol["model"]
+    return (
+        f"{model['name']} ({model['dtype']}, {model['device']}) on the suite {s['suite']}: "
+        f"n = {s['n']} a flow and split, seed {s['seed']}, {s['sampler']}, {s['steps']} "
+        f"steps, guidance {s['scale_text']:g} for texts and {s['scale_image']:g} for pictures; "
+        f"finished {protocol['finished']} after {protocol['seconds']:.0f} s."
+    )

@@ -1,0 +1,317 @@
+"""What all modes share: from conditions to results, batch by batch.
+
+A mode says *what conditions a sample* (contexts with weights, what to guide away from, perhaps a
+latent to start from); a `Job` does the rest, the same for every mode:
+
+    noise of each sample -> denoise under guidance -> decode -> Result
+
+Samples are numbered through all inputs, sample k of input j being number `j * n + k`, and each has
+its own seed: first seed + number. So a sample is the same alone, in any batch, and when an
+interrupted job goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from functools import cached_property
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from analysis.inputs import number, whole_number
+from analysis.outputs import Result, flat_record, joined
+from lib.images import to_pil
+from lib.model import Context, Mix, VersatileDiffusion
+from lib.noise import SampleNoise, check_seed, draw_seed
+from lib.sampler import Step, ddim
+from lib.schedule import NoiseSchedule
+
+SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {"ddim": ddim}
+
+Condition = Callable[[Sequence[int]], tuple[Mix, Sequence[Context] | None]]
+"""Numbers of samples -> contexts with weights, and what to guide away from (None: the default)."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample, the part that every mode has.
+
+    Attributes:
+        steps: of the whole subsequence.
+        scale: guidance; 1 is the plain conditional model.
+        sampler: a name in `SAMPLERS`.
+        eta: 0 (deterministic) to 1 (ancestral): share of fresh noise at every step.
+        fidelity: 0 (from noise alone) to 1 (the input itself): how late to start.
+    """
+
+    steps: int
+    scale: float
+    sampler: str = "ddim"
+    eta: float = 0.0
+    fidelity: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole_number("steps", self.steps)
+        number("scale", self.scale)
+        number("eta", self.eta, high=1)
+        number("fidelity", self.fidelity, high=1)
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler is {self.sampler!r}: choose {' or '.join(SAMPLERS)}.")
+
+    def timesteps(self, schedule: NoiseSchedule) -> list[int]:
+        """The timesteps that are visited: the first `int(S * (1 - fidelity))` of the subsequence.
+
+        Raises:
+            ValueError: steps out of the schedule's range.
+        """
+        timesteps = schedule.ddim_timesteps(self.steps)
+        return timesteps[: int(len(timesteps) * (1 - self.fidelity))]
+
+
+def denoise(
+    vd: VersatileDiffusion,
+    data: str,
+    condition: tuple[Mix, Sequence[Context] | None],
+    noise: SampleNoise,
+    how: Sampling,
+    latents: Tensor | None = None,
+    start: Tensor | None = None,
+) -> Iterator[Step]:
+    """Denoise one batch, step by step.
+
+    With `start`, its noised version at the last visited timestep t is where denoising begins,
+    `x_t = sqrt(alpha_bar_t) start + sqrt(1 - alpha_bar_t) x_T`. (The released code noises it to the
+    timestep after t.)
+
+    Args:
+        vd: the model.
+        data: "image" or "text": what is generated.
+        condition: contexts with weights, and what to guide away from.
+        noise: one generator a sample; the first draw is x_T.
+        how: steps, scale, sampler, eta, fidelity.
+        latents: (B, *vd.latent_shape(data)) to use as x_T instead of that draw.
+        start: (B, *vd.latent_shape(data)) scaled latents to start from; needs fidelity > 0.
+
+    Yields:
+        One `Step` a timestep, noisiest first; nothing if fidelity leaves no timestep.
+    """
+    timesteps = how.timesteps(vd.schedule)
+    # drawn in any case, so that given latents change nothing that is drawn later
+    drawn = noise.normal(vd.latent_shape(data))
+    x = (drawn if latents is None else latents).to(vd.device, torch.float32)
+    if not timesteps:
+        return
+    if start is not None:
+        x = vd.schedule.add_noise(start.to(x), timesteps[-1], x)
+    contexts, nulls = condition
+    eps = vd.guided(contexts, data, how.scale, nulls)
+    yield from SAMPLERS[how.sampler](eps, x, vd.schedule, timesteps, eta=how.eta, noise=noise)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Samples to make: everything is checked, nothing is computed yet.
+
+    Attributes:
+        vd: the model.
+        mode: name of what is done, and of the results' folder.
+        data: "image" or "text": what is generated.
+        how: steps, scale, sampler, eta, fidelity.
+        seeds: one a sample.
+        condition: numbers of samples -> what conditions them.
+        samples: what each sample's record has of its own, besides its seed.
+        settings: what all records share, besides `how` and the model.
+        batch_size: how many samples are in memory at a time; None chooses by the model's size.
+        start: numbers of samples -> latents to start from, for fidelity > 0.
+        finish: (number of a sample, its picture) -> the picture as it is handed out.
+        latents: (samples, ...) initial noise, instead of the seeds'.
+        temperature: of decoding texts; None is the model's default.
+        components: what is used of the model, for the record.
+    """
+
+    vd: VersatileDiffusion
+    mode: str
+    data: str
+    how: Sampling
+    seeds: Sequence[int]
+    condition: Condition
+    samples: Sequence[dict[str, Any]]
+    settings: dict[str, Any] = field(default_factory=dict)
+    batch_size: int | None = None
+    start: Callable[[Sequence[int]], Tensor] | None = None
+    finish: Callable[[int, Image.Image], Image.Image] | None = None
+    latents: Tensor | None = None
+    temperature: float | None = None
+    components: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.vd.require(*(self.components or ()))
+        self.how.timesteps(self.vd.schedule)
+        if self.batch_size is not None:
+            whole_number("batch_size", self.batch_size)
+        if self.temperature is not None:
+            number("temperature", self.temperature)
+        if self.latents is not None:
+            _check_latents(self.latents, (len(self), *self.vd.latent_shape(self.data)))
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    @cached_property
+    def shared(self) -> dict[str, Any]:
+        """What the records of all samples share."""
+        return {"mode": self.mode, **asdict(self.how), **self.settings, **self._environment()}
+
+    def record_of(self, k: int) -> dict[str, Any]:
+        """The record that sample k is going to have, but for when it was made."""
+        return flat_record(self.shared, self._sample(k))
+
+    def run(self, only: Sequence[int] | None = None, progress: bool = True) -> Iterator[Result]:
+        """Make the samples, a batch at a time.
+
+        Args:
+            only: numbers of the samples to make; None makes all.
+            progress: whether to show a bar.
+
+        Yields:
+            A `Result` a batch.
+        """
+        todo = list(range(len(self)) if only is None else only)
+        size = self.batch_size or default_batch(self.vd, self.data)
+        steps = len(self.how.timesteps(self.vd.schedule))
+        options = {"desc": self.mode, "unit": "step", "disable": not progress, "smoothing": 0.1}
+        with tqdm(total=len(todo) * steps, **options) as bar:
+            for i in range(0, len(todo), size):
+                yield self._batch(todo[i : i + size], bar)
+
+    def result(self, progress: bool = True) -> Result:
+        """All samples as one result."""
+        return joined(self.run(progress=progress))
+
+    def _batch(self, which: list[int], bar: tqdm) -> Result:
+        began = time.perf_counter()
+        noise = SampleNoise([self.seeds[k] for k in which])
+        start = self.start(which) if self.start is not None and self.how.fidelity > 0 else None
+        latents = None if self.latents is None else self.latents[which]
+        x = start
+        condition = self.condition(which)
+        for step in denoise(self.vd, self.data, condition, noise, self.how, latents, start):
+            x = step.x
+            bar.update(len(which))
+        if not bool(torch.isfinite(x).all()):
+            raise FloatingPointError(
+                f"Sampling left the range of {self.vd.dtype} (scale {self.how.scale:g}, "
+                f"{self.how.steps} steps): use float32 (dtype), or a smaller scale."
+            )
+        made: dict[str, Any] = {}
+        if self.data == "image":
+            images = to_pil(self.vd.decode_image(x))
+            finish = self.finish or (lambda k, image: image)
+            made["images"] = [finish(k, image) for k, image in zip(which, images, strict=True)]
+        else:
+            made["texts"] = self.vd.decode_text(x, noise, self.temperature)
+        record = {
+            **self.shared,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - began, 3),
+            "samples": [self._sample(k) for k in which],
+        }
+        return Result(self.mode, record, **made)
+
+    def _sample(self, k: int) -> dict[str, Any]:
+        own = {**self.samples[k], "seed": self.seeds[k]}
+        if self.latents is not None:
+            own["latents_sha256"] = tensor_digest(self.latents[k])
+        return own
+
+    def _environment(self) -> dict[str, Any]:
+        names = self.components or self.vd.loaded
+        weights = {name: fingerprint(self.vd.component(name)) for name in names}
+        packages = ("torch", "transformers", "numpy", "pillow")
+        return {
+            "model": {"name": self.vd.spec.name, "weights": weights},
+            "dtype": str(self.vd.dtype).removeprefix("torch."),
+            "device": self.vd.device.type,
+            "versions": {"python": python_version(), **{p: version(p) for p in packages}},
+        }
+
+
+def seeds_from(seed: int | None, count: int) -> list[int]:
+    """One seed a sample: seed, seed + 1, ...; None draws the first.
+
+    Raises:
+        ValueError: not a whole number, or the last one would be too large.
+    """
+    first = draw_seed() if seed is None else check_seed(seed)
+    check_seed(first + count - 1)
+    return list(range(first, first + count))
+
+
+def default_batch(vd: VersatileDiffusion, data: str) -> int:
+    """Samples in memory at a time: 4 pictures of 512 x 512, up to 32 smaller ones or texts."""
+    if data == "text":
+        return 32
+    return max(1, min(32, 1024**2 // vd.spec.image_size**2))
+
+
+def check_context(vd: VersatileDiffusion, context: Context, kind: str, count: int | None) -> None:
+    """ValueError unless a precomputed context is of that kind and fits the model and the inputs."""
+    if not isinstance(context, Context):
+        raise ValueError(
+            f"context is a {type(context).__name__}: give a lib.model.Context, for example "
+            f'Context("{kind}", tokens).'
+        )
+    if context.kind != kind:
+        raise ValueError(f"context is of kind {context.kind!r}: this mode takes {kind!r}.")
+    batch, length, width = context.tokens.shape
+    if count is not None and batch != count:
+        raise ValueError(f"context has {batch} samples for {count} inputs: give one an input.")
+    if not batch or not length or width != vd.spec.unet.context_dim:
+        raise ValueError(
+            f"context tokens have shape {tuple(context.tokens.shape)}: give (inputs, tokens, "
+            f"{vd.spec.unet.context_dim}), with at least one input and token."
+        )
+    if not bool(torch.isfinite(context.tokens).all()):
+        raise ValueError("context tokens hold NaN or infinite values: look where they come from.")
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Twelve hexadecimal digits that tell weights apart, without reading all of them.
+
+    SHA-256 of every tensor's name and shape, and of up to 64 of its values, evenly spread, as
+    float32. Training moves all values, so another training has another fingerprint; one changed
+    value among millions may go unnoticed. Float16 weights have theirs in float32, too.
+    """
+    digest = hashlib.sha256()
+    picked: list[Tensor] = []
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)};".encode())
+        flat = tensor.detach().reshape(-1)
+        picked.append(flat[:: math.ceil(flat.numel() / 64) or 1].float())
+    digest.update(torch.cat(picked).cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's values as float32."""
+    return hashlib.sha256(tensor.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(latents, Tensor) or tuple(latents.shape) != shape:
+        given = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        raise ValueError(
+            f"latents: got {given}, need a tensor of shape {shape}: one initial latent a sample."
+        )
+    if not latents.is_floating_point() or not bool(torch.isfinite(latents).all()):
+        raise ValueError("latents hold something else than finite floats: draw them from N(0, 1).")

@@ -1,0 +1,140 @@
+"""Stand-ins for evaluation: models whose quality is known, and a judge that cannot err.
+
+No weights are needed. Pictures carry their scene along, and the judge looks it up.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from analysis.evaluate import evaluate_scenes
+from analysis.protocol import Settings
+from lib.config import VD_MINI
+from lib.images import to_tensor
+from lib.schedule import NoiseSchedule
+from scenes.captions import canonical_caption, parse, write
+from scenes.draw import render
+from scenes.judge import Reading
+from scenes.world import COLORS, Scene, Thing
+
+SMALL = Settings(n=12, seed=3, licence_n=8, batch=5, t2t_pairs=7)
+RED, BLUE = Thing("large", "red", "circle"), Thing("small", "blue", "square")
+PAIR = Scene("white", "flat", (RED, BLUE), "left of")
+
+
+def tagged(scene, seed):
+    image = render(scene, seed)
+    image.info["scene"] = scene
+    return image
+
+
+class TellingJudge:
+    """Reads the scene that a picture carries; of some pictures a wrong background."""
+
+    def __init__(self, wrong=()):
+        self.wrong, self.count = set(wrong), 0
+
+    def read(self, images):
+        readings = []
+        for image in images:
+            attributes = image.info["scene"].attributes()
+            if self.count in self.wrong:
+                attributes["background"] = (
+                    "white" if attributes["background"] != "white" else "gray"
+                )
+            self.count += 1
+            readings.append(Reading(attributes, 1.0))
+        return readings
+
+
+class FakeModel:
+    """As much of a `VersatileDiffusion` as evaluation touches; perfect autoencoders."""
+
+    spec, loaded, dtype, device = VD_MINI, (), torch.float32, torch.device("cpu")
+    schedule = NoiseSchedule()
+
+    def encode_image(self, images):
+        return to_tensor(images)
+
+    def decode_image(self, latents):
+        return latents
+
+    def encode_text(self, texts):
+        return list(texts)
+
+    def decode_text(self, latents, temperature):
+        assert temperature == 0
+        return list(latents)
+
+
+class Oracle:
+    """Does exactly what is asked; counts and logs the calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def note(self, flow, inputs, n, seed, scale, **others):
+        assert n == 1 and others["progress"] is False
+        assert set(others) == {"steps", "sampler", "batch_size", "progress"}
+        self.calls.append((flow, len(inputs), seed, scale))
+        return [np.random.default_rng([seed + i, 1]) for i in range(len(inputs))]
+
+    def text_to_image(self, vd, texts, **how):
+        rngs = self.note("t2i", texts, **how)
+        scenes = [self.imagined(parse(text)) for text in texts]
+        return SimpleNamespace(images=[tagged(s, r) for s, r in zip(scenes, rngs, strict=True)])
+
+    def image_variation(self, vd, images, **how):
+        rngs = self.note("i2i", images, **how)
+        scenes = [self.imagined(image.info["scene"]) for image in images]
+        return SimpleNamespace(images=[tagged(s, r) for s, r in zip(scenes, rngs, strict=True)])
+
+    def image_to_text(self, vd, images, **how):
+        rngs = self.note("i2t", images, **how)
+        scenes = [self.imagined(image.info["scene"]) for image in images]
+        return SimpleNamespace(texts=[write(s, r) for s, r in zip(scenes, rngs, strict=True)])
+
+    def text_variation(self, vd, texts, **how):
+        rngs = self.note("t2t", texts, **how)
+        scenes = [self.imagined(parse(text)) for text in texts]
+        return SimpleNamespace(texts=[write(s, r) for s, r in zip(scenes, rngs, strict=True)])
+
+    def imagined(self, scene):
+        return scene
+
+
+class SwapsColors(Oracle):
+    def imagined(self, scene):
+        def other(thing):
+            shifted = COLORS[(COLORS.index(thing.color) + 1) % len(COLORS)]
+            return Thing(thing.size, shifted, thing.shape)
+
+        things = tuple(map(other, scene.things))
+        return Scene(scene.background, scene.style, things, scene.relation)
+
+
+class Dull(Oracle):
+    """Copies pictures and texts, and has one caption for all pictures."""
+
+    def image_variation(self, vd, images, **how):
+        return SimpleNamespace(images=list(images))
+
+    def image_to_text(self, vd, images, **how):
+        return SimpleNamespace(texts=[canonical_caption(PAIR)] * len(images))
+
+    def text_variation(self, vd, texts, **how):
+        return SimpleNamespace(texts=[text.upper() + "." for text in texts])
+
+
+def measures(tmp_path, modes, settings=SMALL, vd=None, judge=None, **options):
+    made = evaluate_scenes(
+        vd or FakeModel(),
+        judge or TellingJudge(),
+        settings,
+        modes,
+        out=tmp_path,
+        progress=False,
+        **options,
+    )
+    return made["measures"]
