@@ -6,6 +6,8 @@ it back, without touching what the variation shows.
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 from PIL import Image
 
@@ -80,7 +82,7 @@ def match_histogram(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def check_color_match(keep: float, method: str) -> None:
     """ValueError unless both are allowed."""
-    if isinstance(keep, bool) or not isinstance(keep, (int, float)) or not 0 <= keep <= 1:
+    if isinstance(keep, bool) or not isinstance(keep, Real) or not 0 <= keep <= 1:
         raise ValueError(
             f"color_match is {keep!r}: give the share of its own colours that a picture keeps, "
             "0 (full match) to 1, or None for no match."

@@ -59,7 +59,7 @@ def flow_job(
     if flow not in FLOWS:
         raise ValueError(f"There is no flow {flow!r}: choose from {', '.join(FLOWS)}.")
     data, kind = FLOWS[flow]
-    whole_number("n", n)
+    n = whole_number("n", n)
     if steps is None:
         steps = vd.spec.steps
     if scale is None:

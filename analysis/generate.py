@@ -16,8 +16,10 @@ the flow's name says which. Common to all:
   context is guided away from it: the unconditional branch then has the text as its only context.
   An empty one is none.
 - *Precomputed contexts* (`context`) take the place of encoding the inputs, which may then be None.
-  *Initial latents* (`latents`) take the place of the seeds' noise, one a sample.
-- *Memory* is bounded by `batch_size` samples.
+  *Initial latents* (`latents`) take the place of the seeds' noise, one a sample;
+  `lib.noise.official_noise` gives those of the released code.
+- *Memory* is bounded by `batch_size` samples. Many samples are safer made by `analysis.batch.make`,
+  which saves every batch and goes on where it was interrupted.
 
     >>> vd = load("vd-mini")                                                  # lib.weights.load
     >>> result = text_to_image(vd, "a large red circle on a white background", n=4, seed=20)

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +155,15 @@ def picture_files(given: Iterable[str | Path]) -> list[Path]:
 
 
 def whole_number(name: str, value: Any, low: int = 1) -> int:
-    """Return `value`; ValueError unless it is an int from `low` on."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+    """Return `value` as an int; ValueError unless it is a whole number from `low` on."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise ValueError(f"{name} is {value!r}: give a whole number from {low} on.")
-    return value
+    return int(value)
 
 
 def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
     """Return `value` as a float; ValueError unless it is a finite number from `low` to `high`."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    good = isinstance(value, Real) and not isinstance(value, bool)
     if not (good and math.isfinite(value) and low <= value <= high):
         until = "on" if high == math.inf else f"to {high:g}"
         raise ValueError(f"{name} is {value!r}: give a number from {low:g} {until}.")

@@ -97,7 +97,7 @@ class Result:
             first = next(k for k, name in enumerate(titles) if name != titles[0])
             columns = first if first > 1 else None
         labels = [
-            f"{name if several else ''} seed {record['seed']}".strip()
+            f"seed {record['seed']}" + (f": {name}" if several else "")
             for name, record in zip(titles, records, strict=True)
         ]
         return contact_sheet(self.images, columns, options.pop("labels", labels), **options)

@@ -16,13 +16,14 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib.metadata import version
 from platform import python_version
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -61,12 +62,23 @@ class Sampling:
     fidelity: float = 0.0
 
     def __post_init__(self) -> None:
-        whole_number("steps", self.steps)
-        number("scale", self.scale)
-        number("eta", self.eta, high=1)
-        number("fidelity", self.fidelity, high=1)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler is {self.sampler!r}: choose {' or '.join(SAMPLERS)}.")
+        self.record()
+
+    def record(self) -> dict[str, Any]:
+        """As plain JSON types, so that 3, 3.0 and numpy's 3 are the same.
+
+        Raises:
+            ValueError: a value of the wrong type or range.
+        """
+        return {
+            "steps": whole_number("steps", self.steps),
+            "scale": number("scale", self.scale),
+            "sampler": self.sampler,
+            "eta": number("eta", self.eta, high=1),
+            "fidelity": number("fidelity", self.fidelity, high=1),
+        }
 
     def timesteps(self, schedule: NoiseSchedule) -> list[int]:
         """The timesteps that are visited: the first `int(S * (1 - fidelity))` of the subsequence.
@@ -170,7 +182,7 @@ class Job:
     @cached_property
     def shared(self) -> dict[str, Any]:
         """What the records of all samples share."""
-        return {"mode": self.mode, **asdict(self.how), **self.settings, **self._environment()}
+        return {"mode": self.mode, **self.how.record(), **self.settings, **self._environment()}
 
     def record_of(self, k: int) -> dict[str, Any]:
         """The record that sample k is going to have, but for when it was made."""
@@ -252,7 +264,9 @@ def seeds_from(seed: int | None, count: int) -> list[int]:
     Raises:
         ValueError: not a whole number, or the last one would be too large.
     """
-    first = draw_seed() if seed is None else check_seed(seed)
+    if seed is None:
+        seed = draw_seed()
+    first = check_seed(int(seed) if isinstance(seed, np.integer) else seed)
     check_seed(first + count - 1)
     return list(range(first, first + count))
 

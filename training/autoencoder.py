@@ -1,7 +1,7 @@
 """Stage `autoencoder`: the image VAE, from nothing, on renders.
 
-Loss: `L2 + 0.1 L1 + beta KL(q(z|x) || N(0, 1))`, with a beta so small that the KL only keeps latents
-near the origin (Rombach et al. 2022, appendix G use 1e-6 too). No perceptual or adversarial term:
+Loss: `L2 + 0.1 L1 + beta KL(q(z|x) || N(0, 1))`, with a beta so small that the KL only keeps
+latents near the origin (Rombach et al. 2022, appendix G). No perceptual or adversarial term:
 scenes have flat colours and sharp edges, which pixel losses get right. The L1 term is small because
 its gradient does not shrink with the error, which keeps a large learning rate from settling.
 """
@@ -22,7 +22,7 @@ from training.data import Pool, render_pairs, to_tensor
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPE = Recipe(steps=3600, batch=16, lr=1.5e-3, warmup=100, decay="cosine", ema=0.998)
+RECIPE = Recipe(steps=3600, batch=16, lr=8e-4, warmup=100, clip=0.5, ema=0.998)
 BETA = 1e-6
 L1 = 0.1
 

@@ -5,9 +5,10 @@ Three objectives, summed:
 - *Contrastive* (Radford et al. 2021): `cross_entropy(s <text_i, image_j>)` both ways. Half of the
   batch are near copies of the other half that differ in one attribute or in who has which, because
   random scenes are told apart without knowing what belongs to what.
-- *Reading*: from the context tokens (what the diffuser will see, not the pooled vector), one learned
-  query per attribute must find that attribute by a single cross-attention. Contrast on batches of
-  this size leaves the binding of colour to shape out of the tokens; reading puts it there.
+- *Reading*: from the context tokens (what the diffuser will see, not the pooled vector), one
+  learned query per attribute must find that attribute by a single cross-attention. Contrast on
+  batches of this size leaves the binding of colour to shape out of the tokens; reading puts it
+  there.
 - *Local reading*: the token of a patch that shows a thing must say, by a linear map, which size,
   colour and shape that thing has: the local tokens are where image flows look.
 
@@ -33,7 +34,6 @@ from scenes.captions import read_attributes, write
 from scenes.draw import BACKGROUND_RGB, layout, render
 from scenes.world import (
     BACKGROUNDS,
-    CANONICAL_RELATIONS,
     COLORS,
     SHAPES,
     SIZES,
@@ -42,22 +42,12 @@ from scenes.world import (
     is_training,
     split,
 )
+from training.attributes import VALUES, read_loss, targets
 from training.data import Pool, render_pairs, to_tensor
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPE = Recipe(steps=1400, batch=96, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995)
-
-VALUES: dict[str, tuple] = {
-    "background": BACKGROUNDS,
-    "style": STYLES,
-    "count": (1, 2),
-    "relation": CANONICAL_RELATIONS,
-    **{f"size{k}": SIZES for k in (1, 2)},
-    **{f"color{k}": COLORS for k in (1, 2)},
-    **{f"shape{k}": SHAPES for k in (1, 2)},
-}
-"""What the reader reads, in canonical order: thing 1 is the left or upper one."""
+RECIPE = Recipe(steps=2400, batch=64, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995)
 
 
 class Reader(nn.Module):
@@ -66,7 +56,9 @@ class Reader(nn.Module):
     def __init__(self, width: int, hidden: int = 256, heads: int = 4) -> None:
         super().__init__()
         self.heads = heads
-        self.queries = nn.Parameter(torch.randn(len(VALUES), hidden) * 0.02)
+        # context tokens have length about 1, so their entries are small: bring them to unit scale
+        self.norm = nn.LayerNorm(width)
+        self.queries = nn.Parameter(torch.randn(len(VALUES), hidden))
         self.keys = nn.Linear(width, hidden)
         self.values = nn.Linear(width, hidden)
         self.answers = nn.ModuleList([nn.Linear(hidden, len(v)) for v in VALUES.values()])
@@ -74,6 +66,7 @@ class Reader(nn.Module):
     def forward(self, tokens: Tensor) -> list[Tensor]:
         """(B, N, D) context tokens -> logits, one (B, choices) per attribute."""
         queries = self.queries.expand(len(tokens), -1, -1)
+        tokens = self.norm(tokens)
         read = attention(queries, self.keys(tokens), self.values(tokens), self.heads)
         return [answer(F.gelu(read[:, i])) for i, answer in enumerate(self.answers)]
 
@@ -84,11 +77,12 @@ class LocalReader(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.sizes = [len(SIZES), len(COLORS), len(SHAPES)]
+        self.norm = nn.LayerNorm(width)
         self.answer = nn.Linear(width, sum(self.sizes))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """(B, N, D) -> three logits (B, N, choices)."""
-        return self.answer(tokens).split(self.sizes, dim=-1)
+        return self.answer(self.norm(tokens)).split(self.sizes, dim=-1)
 
 
 class LogitScale(nn.Module):
@@ -217,15 +211,6 @@ class ClipStage(Stage):
         export(self, measured, seconds)
 
 
-def targets(attributes: list[dict]) -> Tensor:
-    """(B, attributes) indices into `VALUES`; -1 where nothing is said."""
-    rows = [
-        [VALUES[k].index(row[k]) if row.get(k) is not None else -1 for k in VALUES]
-        for row in attributes
-    ]
-    return torch.tensor(rows)
-
-
 def local_targets(
     scenes: list[Scene],
     layouts: list[list[tuple[float, float, float]]],
@@ -252,15 +237,6 @@ def local_targets(
         )
         out[:, b] = np.where(share[b] >= 0.25, values[nearest].transpose(2, 0, 1), -1)
     return [torch.from_numpy(labels.reshape(batch, -1)) for labels in out]
-
-
-def read_loss(logits: list[Tensor], wanted: Tensor) -> Tensor:
-    """Mean cross-entropy over the attributes that are said."""
-    losses = [
-        F.cross_entropy(answer.float(), wanted[:, i], ignore_index=-1, reduction="sum")
-        for i, answer in enumerate(logits)
-    ]
-    return torch.stack(losses).sum() / (wanted >= 0).sum()
 
 
 def near_copy(scene: Scene, rng: np.random.Generator) -> Scene:

@@ -30,7 +30,7 @@ from training.data import Pool, render_pairs
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPE = Recipe(steps=8000, batch=32, lr=1.2e-3, warmup=300, decay="linear", ema=0.999)
+RECIPE = Recipe(steps=8000, batch=32, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class FlowOptions:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one flow sees in one step: scenes, which render or caption of each, dropout, timesteps."""
+    """What one flow sees in one step: scenes, their renders and captions, dropout, timesteps."""
 
     scenes: np.ndarray
     data: np.ndarray
@@ -170,8 +170,13 @@ class FlowsStage(Stage):
 
 
 def new_columns(spec: ModelSpec) -> nn.ModuleDict:
-    """A diffuser with fresh weights."""
-    return nn.ModuleDict(
+    """A diffuser with fresh weights.
+
+    Context tokens have length about 1 (they are divided by their pooled token's norm), so entries
+    of about `1 / sqrt(D)`: the layers that read them start `sqrt(D)` times larger than usual, or
+    attention would stay uniform and silent for thousands of steps.
+    """
+    columns = nn.ModuleDict(
         {
             "time_embed": TimeEmbed(spec.unet),
             "image_data": DataColumn("image", spec.unet),
@@ -180,6 +185,11 @@ def new_columns(spec: ModelSpec) -> nn.ModuleDict:
             "text_context": ContextColumn("text", spec.unet),
         }
     )
+    with torch.no_grad():
+        for name, weight in columns.named_parameters():
+            if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+                weight.mul_(spec.unet.context_dim**0.5)
+    return columns
 
 
 def validation_cache(vd: VersatileDiffusion, n: int, folder: Path) -> Cache:

@@ -1,8 +1,8 @@
 """Stage `judge`: the classifier that reads scenes off pictures; no part of the diffusion model.
 
 It sees renders only, a little blurred and noised so that the softness of a decoder does not throw
-it off. It knows held-out pairs (it has to recognise them when the model makes them), but neither the
-test nor the validation scenes: on those it earns its licence.
+it off. It knows held-out pairs (it has to recognise them when the model makes them), but neither
+the test nor the validation scenes: on those it earns its licence.
 """
 
 from __future__ import annotations

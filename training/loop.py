@@ -1,13 +1,13 @@
 """The training loop: one for every stage, interruptible at any moment.
 
-What a step sees depends on its number alone: data are drawn from `generator(seed, step, rank)` and
-torch's own stream is re-seeded with the same numbers. So the data position and the RNG need no state
-of their own, and a run that was stopped and resumed is bit-identical to one that was not (same
-machine, same thread and process count).
+What a step sees depends on its number alone: data are drawn from `generator(seed, step, rank)`,
+and torch's own stream is re-seeded with the same numbers. So the data position and the RNG need no
+state of their own, and a run that was stopped and resumed is bit-identical to one that was not
+(same machine, same thread and process count).
 
-Several processes (see `training.parallel`) share a step: each takes its part of the batch, gradients
-are averaged, and all apply the same update. Two processes of one thread train faster than one of
-two threads, because the ops here are too short to split.
+Several processes (see `training.parallel`) share a step: each takes its part of the batch,
+gradients are averaged, and all apply the same update. Two processes of one thread train faster than
+one of two threads, because the ops here are too short to split.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import json
 import logging
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,8 +43,11 @@ class Recipe:
         steps: optimizer steps in all.
         batch: samples a step and process.
         lr: peak learning rate, reached linearly after `warmup` steps.
-        decay: "cosine" or "linear" from there to `lr * final`.
-        final: last learning rate as a share of the peak.
+        decay: "cosine" or "linear" from there to 0, or "trapezoid": constant, then linear to 0 over
+            the last `cooldown` of the steps. A trapezoid can be prolonged: the state before the
+            cooldown is kept as `stable.pt`, and a recipe that differs in nothing but more steps
+            goes on from it.
+        cooldown: share of the steps, for "trapezoid".
         weight_decay, betas: AdamW's.
         clip: gradients are scaled down to this global norm.
         ema: decay of the exponential moving average of the weights (0 = none). It warms up as
@@ -57,7 +62,7 @@ class Recipe:
     lr: float
     warmup: int = 100
     decay: str = "cosine"
-    final: float = 0.0
+    cooldown: float = 0.2
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
@@ -67,18 +72,25 @@ class Recipe:
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        if self.decay not in ("cosine", "linear"):
-            raise ValueError(f"decay is {self.decay!r}: choose 'cosine' or 'linear'.")
+        if self.decay not in ("cosine", "linear", "trapezoid"):
+            raise ValueError(f"decay is {self.decay!r}: choose 'cosine', 'linear' or 'trapezoid'.")
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"steps {self.steps}, batch {self.batch}: both must be at least 1.")
+
+    @property
+    def cooldown_start(self) -> int:
+        """First step of a trapezoid's falling side."""
+        return round(self.steps * (1 - self.cooldown))
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step 0 ... steps - 1."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        falling = 1 - done if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-        return self.lr * (self.final + (1 - self.final) * falling)
+        start = self.cooldown_start if self.decay == "trapezoid" else self.warmup
+        done = max(0.0, (step - start) / max(1, self.steps - start))
+        if self.decay == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+        return self.lr * (1 - done)
 
 
 class Stage:
@@ -155,9 +167,10 @@ class Ema:
 def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dict[str, float]:
     """Train a stage to its last step, from its last checkpoint if there is one.
 
-    Writes `checkpoint.pt` (weights, optimizer, EMA, step, seconds; replaced atomically), `log.jsonl`
-    (one line every `log_every` steps) and at the end `measured.json` in `folder/<stage.name>`.
-    Ctrl-C saves a checkpoint and stops. A finished stage is not trained again.
+    Writes `checkpoint.pt` (weights, optimizer, EMA, step, seconds; replaced atomically),
+    `log.jsonl` (one line every `log_every` steps) and at the end `measured.json`, all in
+    `folder/<stage.name>`.
+    Ctrl-C finishes the step, saves a checkpoint and stops. A finished stage is not trained again.
 
     Returns:
         What `stage.measure` found on the averaged weights.
@@ -169,12 +182,13 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
     rank, chief = parallel.rank(), parallel.rank() == 0
     folder = Path(folder) / stage.name
     folder.mkdir(parents=True, exist_ok=True)
+    recipe = stage.recipe
     done = folder / "measured.json"
     if done.exists():
-        log.info("%s is finished: %s. Delete it to train again.", stage.name, done)
-        return json.loads(done.read_text())
-
-    recipe = stage.recipe
+        finished = json.loads(done.read_text())
+        if recipe.decay != "trapezoid" or recipe.steps <= finished["steps"]:
+            log.info("%s is finished: %s. Delete it to train again.", stage.name, done)
+            return finished
     stage.modules.to(device).train()
     scales = stage.gradient_scales()
     parameters = [p for p in stage.modules.parameters() if p.requires_grad]
@@ -182,71 +196,58 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
         parameters, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
     ema = Ema(stage.modules, recipe.ema)
-    first, seconds = _resume(folder / "checkpoint.pt", stage, optimizer, ema)
+    first, seconds = _resume(folder, stage, optimizer, ema)
     started = saved = time.monotonic()
     bf16 = native_bf16(device)
     losses: dict[str, list[float]] = {}
 
-    log_path = folder / ("log.jsonl" if chief else f"log-{rank}.jsonl")
-    with _log_file(log_path, keep_below=first) as write:
-        bar = tqdm(
-            range(first, recipe.steps),
-            initial=first,
-            total=recipe.steps,
-            desc=stage.name,
-            disable=not chief,
-        )
-        step = first
-        try:
-            for step in bar:
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr_at(step)
-                torch.manual_seed((recipe.seed * 1_000_003 + step) * parallel.world() + rank)
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    loss, metrics = stage.loss(step, generator(recipe.seed, step, rank))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                parallel.average_gradients(parameters)
-                _scale_gradients(stage.modules, scales)
-                norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
-                if not torch.isfinite(norm):
-                    raise RuntimeError(
-                        f"{stage.name}: gradient norm is {norm} at step {step}; lower the learning "
-                        "rate. The last checkpoint is intact."
-                    )
-                optimizer.step()
-                ema.update(step)
+    def elapsed() -> float:
+        return seconds + time.monotonic() - started
 
-                for key, value in {"loss": loss.item(), "norm": norm.item(), **metrics}.items():
-                    losses.setdefault(key, []).append(value)
-                now = time.monotonic()
-                if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
-                    line = {key: round(float(np.mean(v)), 6) for key, v in losses.items()}
-                    losses.clear()
-                    elapsed = seconds + now - started
-                    write(
-                        {
-                            "step": step + 1,
-                            "lr": recipe.lr_at(step),
-                            "seconds": round(elapsed, 1),
-                            **line,
-                        }
-                    )
-                    bar.set_postfix(loss=f"{line['loss']:.4f}")
-                if chief and now - saved > recipe.save_every:
-                    _save(
-                        folder / "checkpoint.pt",
-                        stage,
-                        optimizer,
-                        ema,
-                        step + 1,
-                        seconds + now - started,
-                    )
-                    saved = now
-        except KeyboardInterrupt:
-            # the interrupted step may be half applied: fall back to the last whole checkpoint
-            log.warning("%s stopped at step %d; run the same command to go on.", stage.name, step)
-            raise
+    def keep(name: str, step: int) -> None:
+        if chief:
+            _save(folder / name, stage, optimizer, ema, step, elapsed())
+
+    log_path = folder / ("log.jsonl" if chief else f"log-{rank}.jsonl")
+    steps = range(first, recipe.steps)
+    bar = tqdm(steps, initial=first, total=recipe.steps, desc=stage.name, disable=not chief)
+    with _log_file(log_path, keep_below=first) as write, _asked_to_stop() as asked:
+        for step in bar:
+            if recipe.decay == "trapezoid" and step == recipe.cooldown_start:
+                keep("stable.pt", step)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr_at(step)
+            torch.manual_seed((recipe.seed * 1_000_003 + step) * parallel.world() + rank)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss, metrics = stage.loss(step, generator(recipe.seed, step, rank))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            parallel.average_gradients(parameters)
+            _scale_gradients(stage.modules, scales)
+            norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            if not torch.isfinite(norm):
+                raise RuntimeError(
+                    f"{stage.name}: gradient norm is {norm} at step {step}; lower the learning "
+                    "rate. The last checkpoint is intact."
+                )
+            optimizer.step()
+            ema.update(step)
+
+            for key, value in {"loss": loss.item(), "norm": norm.item(), **metrics}.items():
+                losses.setdefault(key, []).append(value)
+            if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
+                line = {key: round(float(np.mean(v)), 6) for key, v in losses.items()}
+                losses.clear()
+                clock = {"lr": recipe.lr_at(step), "seconds": round(elapsed(), 1)}
+                write({"step": step + 1, **clock, **line})
+                bar.set_postfix(loss=f"{line['loss']:.4f}")
+            if time.monotonic() - saved > recipe.save_every:
+                keep("checkpoint.pt", step + 1)
+                saved = time.monotonic()
+            if asked():
+                keep("checkpoint.pt", step + 1)
+                log.warning("%s stopped after step %d.", stage.name, step + 1)
+                raise KeyboardInterrupt
     seconds += time.monotonic() - started
     if not chief:
         parallel.wait()
@@ -256,7 +257,10 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
     with ema.applied(), torch.no_grad():
         measured = stage.measure()
         stage.export(measured, seconds)
-    _write_atomically(done, json.dumps({**measured, "seconds": round(seconds, 1)}, indent=2))
+    _write_atomically(
+        done,
+        json.dumps({**measured, "steps": recipe.steps, "seconds": round(seconds, 1)}, indent=2),
+    )
     parallel.wait()
     return measured
 
@@ -296,31 +300,71 @@ def _save(path: Path, stage: Stage, optimizer: Any, ema: Ema, step: int, seconds
         raise
 
 
-def _resume(path: Path, stage: Stage, optimizer: Any, ema: Ema) -> tuple[int, float]:
-    if not path.exists():
-        return 0, 0.0
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
+def _resume(folder: Path, stage: Stage, optimizer: Any, ema: Ema) -> tuple[int, float]:
+    """Take up the last checkpoint, or the one before the cooldown if the recipe was prolonged."""
+    for path in (folder / "checkpoint.pt", folder / "stable.pt"):
+        if not path.exists():
+            continue
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}): delete it to start this stage again."
+            ) from error
+        changed = _changes(state["fingerprint"], _fingerprint(stage))
+        if changed == ["steps"] and state["step"] <= _stable_until(state["fingerprint"]["recipe"]):
+            changed = []
+        if not changed:
+            stage.modules.load_state_dict(state["modules"])
+            optimizer.load_state_dict(state["optimizer"])
+            for shadow, value in zip(ema.shadow, state["ema"], strict=True):
+                shadow.copy_(value)
+            return state["step"], state["seconds"]
+        refused = f"{path} was made with other {', '.join(changed)}"
+        if changed != ["steps"]:
+            raise ValueError(f"{refused}: use the old recipe, or another run folder.")
+    if (folder / "checkpoint.pt").exists():
         raise ValueError(
-            f"{path} cannot be read ({error}): delete it to start this stage again."
-        ) from error
-    own = _fingerprint(stage)
-    if state["fingerprint"] != own:
-        changed = [
-            f"{key}: {state['fingerprint']['recipe'].get(key)} then, {value} now"
-            for key, value in own["recipe"].items()
-            if state["fingerprint"]["recipe"].get(key) != value
-        ]
-        raise ValueError(
-            f"{path} was made by another recipe ({'; '.join(changed) or 'other model sizes'}): "
-            "use the old one to continue, or another run folder to start again."
+            f"{refused}: only a trapezoid can be prolonged; use the old number of steps to go on, "
+            "or another run folder to start again."
         )
-    stage.modules.load_state_dict(state["modules"])
-    optimizer.load_state_dict(state["optimizer"])
-    for shadow, value in zip(ema.shadow, state["ema"], strict=True):
-        shadow.copy_(value)
-    return state["step"], state["seconds"]
+    return 0, 0.0
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    names = {*old["recipe"], *new["recipe"]}
+    changed = sorted(n for n in names if old["recipe"].get(n) != new["recipe"].get(n))
+    return changed + ([] if old["shapes"] == new["shapes"] else ["model sizes"])
+
+
+def _stable_until(recipe: dict[str, Any]) -> int:
+    """The step up to which a recipe's learning rate does not know when it will end."""
+    if recipe["decay"] != "trapezoid":
+        return -1
+    return round(recipe["steps"] * (1 - recipe["cooldown"]))
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Within the block Ctrl-C (or a termination) is noted, not raised: a step is done or not.
+
+    A second Ctrl-C interrupts at once. Outside of the main thread signals are left alone.
+    """
+    asked = False
+
+    def note(signum: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    here = threading.current_thread() is threading.main_thread()
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM) if here}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

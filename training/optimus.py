@@ -1,9 +1,14 @@
 """Stage `optimus`: the text VAE, from nothing, on captions.
 
 Loss per caption, in nats: `-sum_i log p(w_i | w_<i, z) + beta KL(q(z|x) || N(0, 1))`, z a posterior
-sample, beta rising linearly from 0 in the first part of training (Li et al. 2020, section 3.2, anneal
-it too, against posterior collapse). A small beta keeps every sentence recoverable; the sampling
-noise it leaves makes neighbouring latents decode alike, which is what the diffuser needs.
+sample, beta rising linearly from 0 in the first part of training (Li et al. 2020, section 3.2,
+anneal it too, against posterior collapse). A small beta keeps every sentence recoverable; the
+sampling noise it leaves makes neighbouring latents decode alike, which is what the diffuser needs.
+The noise is faded in with beta: at first a latent carries nothing that could survive it.
+
+Besides, a linear map must read every attribute of the scene off the latent. That lays the space out
+by meaning from the start (a sentence's likelihood alone finds the wording first and who has which
+colour very late), and leaves the diffuser a smooth thing to predict. The map is dropped afterwards.
 """
 
 from __future__ import annotations
@@ -20,15 +25,16 @@ from lib.config import ModelSpec
 from lib.kl_vae import kl_to_standard_normal, sample_posterior
 from lib.optimus import OptimusDecoder, OptimusEncoder
 from lib.tokenizers import Tokenizers
-from scenes.captions import write
+from scenes.captions import read_attributes, write
 from scenes.world import split
+from training.attributes import VALUES, read_loss, targets
 from training.data import Pool
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPE = Recipe(steps=5000, batch=64, lr=1.5e-3, warmup=300, weight_decay=0.01, ema=0.998)
+RECIPE = Recipe(steps=5000, batch=64, lr=6e-4, warmup=200, weight_decay=0.01, ema=0.998)
 BETA = 0.01
-BETA_WARMUP = 0.3  # share of the steps
+WARMUP = 0.3  # share of the steps over which beta and the sampling noise rise
 
 
 class OptimusStage(Stage):
@@ -51,26 +57,30 @@ class OptimusStage(Stage):
             {
                 "text_encoder": OptimusEncoder(spec.text_vae, attention="eager"),
                 "text_decoder": OptimusDecoder(spec.text_vae, attention="eager"),
+                "reader": nn.Linear(spec.text_vae.latent, sum(map(len, VALUES.values()))),
             }
         )
 
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Negative log-likelihood of the caption plus beta times the KL term."""
+        ramp = min(1.0, (step + 1) / (WARMUP * self.recipe.steps))
         texts = self.pool.captions(rng.integers(len(self.pool), size=self.recipe.batch), rng)
         mean, logvar = self.modules["text_encoder"](self.words.bert_ids(texts))
-        z = sample_posterior(mean, logvar, torch.randn_like(mean))
+        z = sample_posterior(mean, logvar, ramp * torch.randn_like(mean))
         ids = self.words.gpt2_ids(texts)
         logits = self.modules["text_decoder"](ids[:, :-1], z)
-        wanted = ids[:, 1:]
         nll = F.cross_entropy(
             logits.float().flatten(0, 1),
-            wanted.flatten(),
+            ids[:, 1:].flatten(),
             ignore_index=self.words.pad,
             reduction="sum",
         ) / len(texts)
         kl = kl_to_standard_normal(mean.float(), logvar.float()).mean()
-        beta = BETA * min(1.0, (step + 1) / (BETA_WARMUP * self.recipe.steps))
-        return nll + beta * kl, {"nll": nll.item(), "kl": kl.item()}
+        answers = self.modules["reader"](z).split([len(v) for v in VALUES.values()], dim=-1)
+        said = targets([read_attributes(text) for text in texts])
+        reading = len(VALUES) * read_loss(answers, said)
+        loss = nll + ramp * BETA * kl + reading
+        return loss, {"nll": nll.item(), "kl": kl.item(), "reading": reading.item()}
 
     def measure(self) -> dict[str, float]:
         """Share of test captions that come back word for word, and the latents' spread."""
@@ -97,4 +107,6 @@ class OptimusStage(Stage):
         def settle(spec: ModelSpec) -> ModelSpec:
             return replace(spec, text_vae=replace(spec.text_vae, scale=scale))
 
+        kept = ("text_encoder", "text_decoder")
+        self.modules = nn.ModuleDict({name: self.modules[name] for name in kept})
         export(self, measured, seconds, settle)

@@ -8,7 +8,7 @@ from PIL import Image
 from analysis.flows import flow_job
 from analysis.generate import image_to_text, image_variation, text_to_image, text_variation
 from analysis.inputs import Picture, open_picture, picture_files, pictures
-from analysis.outputs import Result, read_record, save
+from analysis.outputs import Result, identity, read_record, save
 from analysis.sampling import Sampling, denoise, fingerprint, seeds_from
 from lib.config import FLOWS
 from lib.images import to_pil
@@ -360,6 +360,14 @@ def test_folders_are_expanded_sorted(tmp_path):
     assert [path.name for path in found] == ["z.png", "a.JPG", "b.png"]
     with pytest.raises(ValueError, match="holds no pictures"):
         picture_files([tmp_path / "sub.png"])
+
+
+def test_numbers_of_any_type_ask_for_the_same(vd):
+    ours = flow_job(vd, "t2i", "a ring", seed=3, steps=4, scale=3)
+    theirs = flow_job(
+        vd, "t2i", "a ring", seed=np.int64(3), steps=np.int32(4), scale=np.float32(3), n=np.int8(1)
+    )
+    assert identity(ours.record_of(0)) == identity(theirs.record_of(0))
 
 
 def test_seeds():

@@ -28,7 +28,7 @@ CAPTIONS = [
 ]
 
 GAINS = {"attn2": 6, "position_embedding": 0.1, "conv_out": 0.3}
-"""So that contexts matter, texts differ in more than their length, and pixels are seldom clipped."""
+"""So that contexts matter, texts differ in more than length, and pixels are seldom clipped."""
 
 
 def tiny_spec(sizes: dict[str, int]) -> ModelSpec:

@@ -1,0 +1,158 @@
+"""The training loop on a stage small enough to check by hand."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from training.loop import Ema, Recipe, Stage, generator, train
+
+
+class Toy(Stage):
+    """Linear regression with dropout: uses both the step's generator and torch's own stream."""
+
+    name = "toy"
+
+    def __init__(self, recipe: Recipe, stop_after: int | None = None, hidden: int = 4) -> None:
+        self.recipe, self.stop_after = recipe, stop_after
+        torch.manual_seed(recipe.seed)
+        self.modules = nn.ModuleDict(
+            {"a": nn.Linear(3, hidden), "b": nn.Sequential(nn.Dropout(0.5), nn.Linear(hidden, 1))}
+        )
+        self.exported = None
+
+    def loss(self, step, rng):
+        x = torch.from_numpy(rng.normal(size=(self.recipe.batch, 3))).float()
+        out = self.modules["b"](self.modules["a"](x))
+        if step == self.stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return (out - x.sum(1, keepdim=True)).square().mean(), {"step_seen": float(step)}
+
+    def measure(self):
+        return {"weight": float(self.modules["a"].weight.sum())}
+
+    def export(self, measured, seconds):
+        self.exported = measured
+
+
+def recipe(**changes) -> Recipe:
+    values = {"steps": 12, "batch": 4, "lr": 0.05, "warmup": 2, "log_every": 3, "ema": 0.9}
+    return Recipe(**{**values, **changes})
+
+
+def weights(stage: Stage) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in stage.modules.parameters()]
+
+
+@pytest.mark.parametrize("stop_after", [0, 4, 10])
+def test_an_interrupted_run_continues_bit_identically(tmp_path, stop_after):
+    whole = Toy(recipe())
+    measured = train(whole, tmp_path / "whole")
+
+    first = Toy(recipe(), stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        train(first, tmp_path / "parts")
+    second = Toy(recipe())
+    assert train(second, tmp_path / "parts") == measured
+    for a, b in zip(weights(whole), weights(second), strict=True):
+        assert torch.equal(a, b)
+    logs = [(tmp_path / name / "toy" / "log.jsonl").read_text() for name in ("whole", "parts")]
+    seen = [[json.loads(line)["step"] for line in log.splitlines()] for log in logs]
+    assert seen[0] == seen[1] == [3, 6, 9, 12]
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path):
+    measured = train(Toy(recipe()), tmp_path)
+    again = Toy(recipe())
+    before = weights(again)
+    assert train(again, tmp_path)["weight"] == measured["weight"]
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(again), strict=True))
+
+
+def test_the_checkpoint_of_another_recipe_is_refused_by_name(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(Toy(recipe(), stop_after=4), tmp_path)
+    with pytest.raises(ValueError, match="other lr"):
+        train(Toy(recipe(lr=0.01)), tmp_path)
+    with pytest.raises(ValueError, match="other model sizes"):
+        train(Toy(recipe(), hidden=5), tmp_path)
+    with pytest.raises(ValueError, match="only a trapezoid can be prolonged"):
+        train(Toy(recipe(steps=20)), tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(Toy(recipe(), stop_after=4), tmp_path)
+    path = tmp_path / "toy" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"checkpoint.pt cannot be read"):
+        train(Toy(recipe()), tmp_path)
+
+
+def test_a_failed_save_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        train(Toy(recipe(), stop_after=4), tmp_path)
+    folder = tmp_path / "toy"
+    before = (folder / "checkpoint.pt").read_bytes()
+
+    def disk_full(state, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        train(Toy(recipe()), tmp_path)
+    assert (folder / "checkpoint.pt").read_bytes() == before
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.pt", "log.jsonl"]
+
+
+def test_a_trapezoid_is_prolonged_from_before_its_cooldown(tmp_path):
+    short = recipe(decay="trapezoid", cooldown=0.25)
+    train(Toy(short), tmp_path / "grown")
+    long = recipe(decay="trapezoid", cooldown=0.25, steps=24)
+    grown, straight = Toy(long), Toy(long)
+    train(grown, tmp_path / "grown")
+    train(straight, tmp_path / "straight")
+    for a, b in zip(weights(grown), weights(straight), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_learning_rates():
+    linear = recipe(steps=12, lr=1.0, warmup=2, decay="linear")
+    assert [linear.lr_at(s) for s in (0, 1, 2, 7)] == [0.5, 1.0, 1.0, 0.5]
+    cosine = recipe(steps=12, lr=1.0, warmup=2, decay="cosine")
+    assert cosine.lr_at(7) == pytest.approx(0.5)
+    trapezoid = recipe(steps=20, lr=1.0, warmup=2, decay="trapezoid", cooldown=0.5)
+    assert [trapezoid.lr_at(s) for s in (2, 10, 15)] == [1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("wrong", [{"decay": "stairs"}, {"steps": 0}, {"batch": 0}])
+def test_an_impossible_recipe_is_refused(wrong):
+    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+        recipe(**wrong)
+
+
+def test_the_average_is_the_geometric_series():
+    module = nn.Linear(1, 1, bias=False)
+    ema = Ema(module, decay=0.5)
+    value = ema.shadow[0].item()
+    for step, weight in enumerate([1.0, 2.0, 3.0], start=100):
+        nn.init.constant_(module.weight, weight)
+        ema.update(step)
+        value = 0.5 * value + 0.5 * weight
+    assert ema.shadow[0].item() == pytest.approx(value)
+    with ema.applied():
+        assert module.weight.item() == pytest.approx(value)
+    assert module.weight.item() == 3.0
+
+
+def test_steps_and_processes_have_their_own_streams():
+    draws = {
+        tuple(generator(0, s, r).integers(1 << 30, size=2)) for s in range(4) for r in range(3)
+    }
+    assert len(draws) == 12
+    assert np.array_equal(generator(1, 2).random(3), generator(1, 2).random(3))

@@ -1,0 +1,169 @@
+"""Each stage's loss on a tiny model: finite, and it reaches every weight that is trained."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lib import weights
+from lib.config import FLOWS
+from lib.model import VersatileDiffusion
+from scenes.captions import read_attributes
+from scenes.draw import layout
+from scenes.world import is_training, sample_scene
+from training.attributes import VALUES, read_loss, targets
+from training.autoencoder import AutoencoderStage
+from training.cache import ENCODERS, build, captions_of
+from training.clip import ClipStage, local_targets, near_copy
+from training.data import Pool, pool, render_pairs
+from training.flows import FlowOptions, FlowsStage
+from training.judge import JudgeStage
+from training.loop import Recipe, generator
+from training.optimus import OptimusStage
+from training.vocabulary import vocabulary
+
+RECIPE = Recipe(steps=4, batch=6, lr=1e-3)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Pool:
+    rng = np.random.default_rng(0)
+    world = [sample_scene(rng) for _ in range(8)]
+    return Pool(world, render_pairs(world, seed=0))
+
+
+def check(stage) -> None:
+    torch.manual_seed(0)
+    loss, metrics = stage.loss(3, generator(0, 3))
+    assert torch.isfinite(loss)
+    assert all(np.isfinite(value) for value in metrics.values())
+    loss.backward()
+    # what starts at zero passes no gradient back on the first step: nudge it and look again
+    with torch.no_grad():
+        for p in stage.modules.parameters():
+            p.add_(0.01 * torch.randn_like(p))
+    stage.modules.zero_grad()
+    stage.loss(3, generator(0, 3))[0].backward()
+    idle = [n for n, p in stage.modules.named_parameters() if p.grad is None or not p.grad.any()]
+    unused = ("position_embedding", "positions", "wpe", "embeddings", "token_embedding", "wte")
+    assert not [name for name in idle if not any(word in name for word in unused)]
+
+
+@pytest.fixture(scope="module")
+def worldly(vd, tmp_path_factory):
+    """The tiny model's sizes for pictures of 64 pixels, and tokenizers that know the world."""
+    vision = replace(vd.spec.clip.vision, image_size=64, patch_size=16)
+    clip = replace(vd.spec.clip, resize=64, vision=vision)
+    spec = replace(vd.spec, image_size=64, clip=clip)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.vocabulary.CORPUS", 400)
+        return vocabulary(spec, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def encoders(worldly) -> VersatileDiffusion:
+    spec, words = worldly
+    torch.manual_seed(0)
+    modules = {name: weights.build(spec, name) for name in ENCODERS}
+    return VersatileDiffusion(spec, modules, words).eval().requires_grad_(False)
+
+
+def test_autoencoder(worldly, scenes, tmp_path):
+    check(AutoencoderStage(worldly[0], scenes, tmp_path, RECIPE))
+
+
+def test_clip(worldly, scenes, tmp_path):
+    check(ClipStage(*worldly, scenes, tmp_path, RECIPE))
+
+
+def test_optimus(worldly, scenes, tmp_path):
+    check(OptimusStage(*worldly, scenes, tmp_path, RECIPE))
+
+
+def test_judge(tmp_path):
+    check(JudgeStage(tmp_path, RECIPE))
+
+
+def test_flows_reach_every_column_and_drop_contexts(encoders, scenes, tmp_path):
+    cache = build(encoders, scenes, len(scenes), tmp_path)
+    options = FlowOptions(share=dict.fromkeys(FLOWS, 1.0), dropout=0.5)
+    check(FlowsStage(encoders, cache, cache, tmp_path, RECIPE, options))
+
+
+def test_a_dropped_context_is_the_flow_s_own_null(encoders, scenes, tmp_path):
+    cache = build(encoders, scenes, len(scenes), tmp_path)
+    stage = FlowsStage(encoders, cache, cache, tmp_path, RECIPE)
+    for flow, (data, kind) in FLOWS.items():
+        null = encoders.null_context(kind, data, 1).tokens
+        assert torch.equal(stage.nulls[flow], null.float())
+    assert not stage.nulls["i2i"].any()
+    assert stage.nulls["i2t"].any()
+
+
+def test_the_cache_holds_what_the_encoders_say_and_is_read_back(encoders, scenes, tmp_path):
+    cache = build(encoders, scenes, len(scenes), tmp_path)
+    wanted = encoders.encode_text(captions_of(scenes, 5))
+    assert torch.allclose(torch.from_numpy(cache.text_latents[5].copy()).float(), wanted, atol=0.05)
+    again = build(encoders, scenes, len(scenes), tmp_path)
+    assert np.array_equal(cache.image_tokens, again.image_tokens)
+    assert len(list(tmp_path.glob("*.npy"))) == len(ENCODERS)
+    with pytest.raises(ValueError, match="the pool has 8"):
+        build(encoders, scenes, 9, tmp_path)
+
+
+def test_the_pool_is_rendered_once_and_again_if_the_drawing_changes(tmp_path, monkeypatch):
+    drawn = render_pairs
+    first = pool(tmp_path, 70)
+    assert len(first) == 70
+    assert all(is_training(scene) for scene in first.scenes)
+    calls = []
+    monkeypatch.setattr(
+        "training.data.render_pairs", lambda s, seed: calls.append(s) or drawn(s, seed)
+    )
+    assert np.array_equal(pool(tmp_path, 70).images, first.images)
+    assert [len(scenes) for scenes in calls] == [64]  # only the samples that are compared
+
+    monkeypatch.setattr("training.data.render_pairs", lambda s, seed: 255 - drawn(s, seed))
+    assert np.array_equal(pool(tmp_path, 70).images, 255 - first.images)
+
+
+def test_near_copies_are_other_training_scenes():
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        scene = sample_scene(rng)
+        other = near_copy(scene, rng)
+        assert is_training(other)
+        if other == scene:
+            continue
+        a, b = scene.attributes(), other.attributes()
+        assert a["count"] == b["count"]
+
+
+def test_reading_targets_ignore_what_is_not_said():
+    rows = targets(
+        [read_attributes("a red circle"), sample_scene(np.random.default_rng(3)).attributes()]
+    )
+    names = list(VALUES)
+    assert rows[0, names.index("background")] == -1
+    assert rows[0, names.index("shape1")] == VALUES["shape1"].index("circle")
+    perfect = [torch.full((2, len(v)), -50.0) for v in VALUES.values()]
+    for i, logits in enumerate(perfect):
+        for row in range(2):
+            logits[row, rows[row, i].clamp(min=0)] = 50.0
+    assert read_loss(perfect, rows) < 1e-6
+
+
+def test_local_targets_say_which_thing_a_patch_shows():
+    rng = np.random.default_rng(4)
+    scenes_ = [sample_scene(rng, n_things=2) for _ in range(20)]
+    data = Pool(scenes_, render_pairs(scenes_, seed=0))
+    places = [layout(s, data.generator(i, 0)) for i, s in enumerate(scenes_)]
+    _, colors, _ = local_targets(scenes_, places, data.images[:, 0], 8)
+    for scene, place, color in zip(scenes_, places, colors.view(-1, 8, 8), strict=True):
+        shown = set(color.flatten().tolist()) - {-1}
+        assert shown == {VALUES["color1"].index(t.color) for t in scene.things}
+        x, y, _ = place[0]
+        first = VALUES["color1"].index(scene.canonical().things[0].color)
+        around = color[max(0, int(y // 8) - 1) : int(y // 8) + 2, int(x // 8)]
+        assert first in around
