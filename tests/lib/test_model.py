@@ -1,0 +1,121 @@
+"""The model's own properties: mixing, null contexts, and what it says to bad input."""
+
+import pytest
+import torch
+from PIL import Image
+
+from lib.model import Context, VersatileDiffusion
+from lib.noise import SampleNoise
+from lib.transformer import Attention
+
+
+@pytest.fixture
+def noisy(vd):
+    return {kind: SampleNoise([1, 2]).normal(vd.latent_shape(kind)) for kind in ("image", "text")}
+
+
+@pytest.fixture
+def contexts(vd):
+    texts = ["a red circle", "a blue square"]
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return {"text": vd.text_context(texts), "image": vd.image_context(images)}
+
+
+@pytest.mark.parametrize("data", ["image", "text"])
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_equal_contexts_mix_to_themselves(vd, noisy, contexts, data, kind):
+    single = vd.eps(noisy[data], 301, [(contexts[kind], 1.0)])
+    mixed = vd.eps(noisy[data], 301, [(contexts[kind], 0.2), (contexts[kind], 5.0)])
+    assert single.shape == noisy[data].shape
+    assert torch.allclose(single, mixed, atol=1e-5)
+
+
+@pytest.mark.parametrize("data", ["image", "text"])
+def test_only_the_ratio_of_weights_counts(vd, noisy, contexts, data):
+    pair = [contexts["text"], contexts["image"]]
+    a = vd.eps(noisy[data], 301, list(zip(pair, (0.3, 0.7), strict=True)))
+    b = vd.eps(noisy[data], 301, list(zip(pair, (3.0, 7.0), strict=True)))
+    swapped = vd.eps(noisy[data], 301, list(zip(pair[::-1], (0.7, 0.3), strict=True)))
+    other = vd.eps(noisy[data], 301, list(zip(pair, (0.7, 0.3), strict=True)))
+    assert torch.allclose(a, b, atol=1e-5)
+    assert torch.allclose(a, swapped, atol=1e-5)
+    assert not torch.allclose(a, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("data", ["image", "text"])
+def test_samples_of_a_batch_do_not_touch(vd, noisy, contexts, data):
+    both = vd.eps(noisy[data], torch.tensor([301, 41]), [(contexts["text"], 1.0)])
+    alone = vd.eps(noisy[data][1:], 41, [(contexts["text"][1:], 1.0)])
+    assert torch.allclose(both[1:], alone, atol=1e-5)
+
+
+def test_an_all_zero_context_returns_the_output_bias():
+    layer = Attention(8, 6, heads=2)
+    out = layer(torch.randn(2, 5, 8), torch.zeros(2, 3, 6))
+    assert torch.allclose(out, layer.to_out[0].bias.expand_as(out))
+
+
+def test_null_contexts(vd):
+    zeros = vd.null_context("image", "image", 2)
+    assert zeros.tokens.shape == (2, vd.spec.clip.vision.tokens, vd.spec.clip.projection)
+    assert not zeros.tokens.any()
+    black = vd.image_context([Image.new("RGB", (16, 16))])
+    assert torch.equal(vd.null_context("image", "text", 1).tokens, black.tokens)
+    for data in ("image", "text"):
+        assert torch.equal(vd.null_context("text", data, 1).tokens, vd.text_context([""]).tokens)
+
+
+def test_guidance_uses_the_null_contexts(vd, noisy, contexts):
+    conditions = [(contexts["text"], 1.0)]
+    eps = vd.guided(conditions, "image", 3.0)(noisy["image"], 301)
+    cond = vd.eps(noisy["image"], 301, conditions)
+    null = vd.eps(noisy["image"], 301, [(vd.null_context("text", "image", 2), 1.0)])
+    assert torch.allclose(eps, null + 3 * (cond - null), atol=1e-5)
+
+
+def test_pooled_tokens_have_length_one(vd, contexts):
+    assert torch.allclose(contexts["image"].tokens[:, 0].norm(dim=-1), torch.ones(2), atol=1e-5)
+    features = vd.text_features(["a red circle"])
+    distances = (contexts["text"].tokens[0] - features).norm(dim=-1)
+    assert distances.min().item() == pytest.approx(0, abs=1e-4)
+
+
+def test_latents_are_scaled_and_the_posterior_is_sampled_on_demand(vd):
+    images = [Image.new("L", (30, 20), 200), Image.new("RGBA", (16, 16), (255, 0, 0, 128))]
+    mean = vd.encode_image(images)
+    assert mean.shape == (2, *vd.latent_shape("image"))
+    drawn = vd.encode_image(images, noise=SampleNoise([1, 2]))
+    assert torch.equal(drawn, vd.encode_image(images, noise=SampleNoise([1, 2])))
+    assert not torch.equal(mean, drawn)
+    decoded = vd.decode_image(mean)
+    assert decoded.shape == (2, 3, 16, 16)
+    assert decoded.min() >= 0 and decoded.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda vd, x, c: vd.eps(x, 1, []), "at least one"),
+        (lambda vd, x, c: vd.eps(x, 1, [(c, 0.0)]), "weights must be positive"),
+        (lambda vd, x, c: vd.eps(x, 1, [(c[:1], 1.0)]), "2 latents but 1 text contexts"),
+        (lambda vd, x, c: vd.eps(x[:, :1], 1, [(c, 1.0)]), "x has shape"),
+        (lambda vd, x, c: vd.eps(x, 1, [(Context("text", c.tokens[..., :3]), 1.0)]), "3 wide"),
+        (lambda vd, x, c: Context("sound", c.tokens), "'image' or 'text', not 'sound'"),
+        (lambda vd, x, c: Context("text", c.tokens[0]), "give \\(B, tokens, width\\)"),
+        (lambda vd, x, c: vd.latent_shape("sound"), "no latent of kind 'sound'"),
+        (lambda vd, x, c: vd.encode_image(torch.rand(1, 3, 15, 16)), "multiples of 2"),
+        (lambda vd, x, c: vd.text_context(["red " * 50]), "the limit is 32"),
+    ],
+)
+def test_bad_input_is_one_sentence(vd, noisy, contexts, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(vd, noisy["image"], contexts["text"])
+
+
+def test_a_component_that_was_not_loaded_says_how_to_load_it(vd):
+    part = VersatileDiffusion(vd.spec, {"image_decoder": vd.image_decoder})
+    assert part.loaded == ("image_decoder",)
+    with pytest.raises(ValueError, match=r"needs clip_text.*components="):
+        part.text_context(["a red circle"])
+    with pytest.raises(ValueError, match="Unknown components"):
+        VersatileDiffusion(vd.spec, {"engine": vd.image_decoder})

@@ -1,0 +1,35 @@
+"""One generator per sample: alone, in any batch, the same numbers."""
+
+import pytest
+import torch
+
+from lib.noise import SampleNoise, draw_seed, official_noise
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    together, alone = SampleNoise([1, 2, 3]), SampleNoise([2])
+    for _ in range(3):
+        assert torch.equal(together.normal((4, 2))[1], alone.normal((4, 2))[0])
+        assert torch.equal(together.uniform()[1], alone.uniform()[0])
+
+
+def test_the_first_draw_is_torch_s_own():
+    wanted = torch.randn(5, generator=torch.Generator().manual_seed(11))
+    assert torch.equal(SampleNoise([11]).normal((5,))[0], wanted)
+
+
+def test_official_noise_hides_an_offset_of_100():
+    torch.manual_seed(120)
+    assert torch.equal(official_noise(20, (2, 4, 8, 8)), torch.randn(2, 4, 8, 8))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "7", True, None])
+def test_impossible_seeds(seed):
+    with pytest.raises(ValueError, match="give an integer from 0"):
+        SampleNoise([seed])
+
+
+def test_drawn_seeds_are_accepted_and_differ():
+    seeds = {draw_seed() for _ in range(20)}
+    SampleNoise(sorted(seeds))
+    assert len(seeds) == 20
