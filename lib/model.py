@@ -110,7 +110,8 @@ class VersatileDiffusion(nn.Module):
         """The module of one of `lib.config.COMPONENTS`, None if it is not loaded.
 
         All but the context columns are attributes of that name, too; `vd.image_context` and
-        `vd.text_context` make contexts, the columns are `vd.image_column` and `vd.text_column`.
+        `vd.text_context` make contexts; the columns are `vd.image_context_column` and
+        `vd.text_context_column`.
         """
         return getattr(self, _attribute(name))
 
@@ -326,11 +327,19 @@ class VersatileDiffusion(nn.Module):
 
         Returns:
             (x_t, t) -> eps.
+
+        Raises:
+            ValueError: another number of nulls than of contexts.
         """
         contexts = list(contexts)
         if nulls is None and scale != 1:
             nulls = [self.null_context(c.kind, data, len(c)) for c, _ in contexts]
-        against = [(null, weight) for null, (_, weight) in zip(nulls or [], contexts, strict=False)]
+        nulls = nulls or []
+        if nulls and len(nulls) != len(contexts):
+            raise ValueError(
+                f"{len(contexts)} contexts but {len(nulls)} nulls: give one null a context."
+            )
+        against = [(null, weight) for null, (_, weight) in zip(nulls, contexts, strict=False)]
 
         def cond(x: Tensor, t: int) -> Tensor:
             return self.eps(x, t, contexts)
@@ -380,7 +389,7 @@ class VersatileDiffusion(nn.Module):
 
 def _attribute(component: str) -> str:
     """Where a component is kept; contexts are made by methods of the context columns' names."""
-    return component.replace("_context", "_column")
+    return f"{component}_column" if component.endswith("_context") else component
 
 
 def _to_square(image: Image.Image, side: int) -> Tensor:

@@ -119,7 +119,7 @@ def test_four_flows(vd, theirs, data, context):
     tokens = torch.randn(2, 7, 48, generator=g)
     t = torch.tensor([1, 873])
     if data != context:
-        assert len(swapped(theirs)) == len(vd.image_column.context_blocks)
+        assert len(swapped(theirs)) == len(vd.image_context_column.context_blocks)
     try:
         shaped = x if data == "image" else x[:, :, None, None]
         expected = theirs[f"{data}_unet"](shaped, t, tokens).sample.reshape(x.shape)
