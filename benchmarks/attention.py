@@ -4,8 +4,8 @@
 
 Prints one line a shape: how many times faster the plain form is (above 1: plain wins). Both are
 timed in turns within one run, under bfloat16 autocast where the CPU has it; the median counts.
-`lib.ops.SHORT` is the number of query-key pairs up to which `lib.ops.attention` takes the plain form
-on a CPU.
+`lib.ops.SHORT` is the number of query-key pairs up to which `lib.ops.attention` takes the plain
+form on a CPU.
 """
 
 from __future__ import annotations

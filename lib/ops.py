@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-SHORT = 128 * 128
-"""Up to this many query-key pairs a head, a CPU trains faster on three plain matrix operations than
-on the fused kernel, whose backward pass is not tuned for short sequences (measured twice as fast
-at 64 tokens)."""
+SHORT = 256 * 256
+"""Up to this many query-key pairs a head, a CPU computes and trains faster with three plain matrix
+operations than with the fused kernel; `python -m benchmarks.attention` prints by how much."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

@@ -19,10 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib.model import VersatileDiffusion
+from scenes.captions import write
 from training.data import RENDERS, Pool
 from training.loop import native_bf16
 
 CAPTIONS = 3
+COMPLETE = 2
 CHUNK = 256
 ENCODERS = ("image_encoder", "text_encoder", "clip_text", "clip_vision")
 
@@ -34,7 +36,7 @@ class Cache:
     Attributes:
         image_latents: (n, 2, C, h, w), scaled posterior means of both renders.
         image_tokens: (n, 2, 1 + patches, D), CLIP contexts of both renders.
-        text_latents: (n, 3, D), scaled posterior means of three captions.
+        text_latents: (n, 3, D), scaled posterior means of three captions, the last perhaps partial.
         text_tokens: (n, 3, positions, D), CLIP contexts of the same captions.
     """
 
@@ -57,9 +59,14 @@ def fingerprint(vd: VersatileDiffusion, names: tuple[str, ...]) -> str:
 
 
 def captions_of(pool: Pool, index: int, seed: int = 0) -> list[str]:
-    """The scene's `CAPTIONS` training captions: always the same ones."""
+    """The training captions of a scene, always the same: `COMPLETE` say all, the last may not.
+
+    Any of them conditions, so that prompts may leave things unsaid; only complete ones are what the
+    text column learns to generate.
+    """
     rng = np.random.default_rng((seed, index, 99))
-    return pool.captions(np.full(CAPTIONS, index), rng)
+    scene = pool.scenes[index]
+    return [write(scene, rng, complete=k < COMPLETE) for k in range(CAPTIONS)]
 
 
 def build(vd: VersatileDiffusion, pool: Pool, n: int, folder: Path) -> Cache:

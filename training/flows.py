@@ -25,8 +25,8 @@ from lib.config import FLOWS, ModelSpec
 from lib.model import Context, VersatileDiffusion
 from lib.unet import ContextColumn, DataColumn, TimeEmbed
 from scenes.world import split
-from training.cache import Cache, build
-from training.data import Pool, render_pairs
+from training.cache import CAPTIONS, COMPLETE, Cache, build
+from training.data import RENDERS, Pool, render_pairs
 from training.export import export
 from training.loop import Recipe, Stage
 
@@ -123,6 +123,7 @@ class FlowsStage(Stage):
         return total, metrics
 
     def _draw(self, flow: str, cache: Cache, size: int, rng: np.random.Generator) -> Draw:
+        data, context = FLOWS[flow]
         timesteps = self.vd.schedule.num_timesteps
         focus = 1 / (
             1 + np.exp(-(self.options.center + self.options.spread * rng.normal(size=size)))
@@ -130,8 +131,8 @@ class FlowsStage(Stage):
         share = np.where(rng.random(size) < self.options.uniform, rng.random(size), focus)
         return Draw(
             scenes=rng.integers(len(cache), size=size),
-            data=rng.integers(2 if FLOWS[flow][0] == "image" else 3, size=size),
-            context=rng.integers(2 if FLOWS[flow][1] == "image" else 3, size=size),
+            data=rng.integers(RENDERS if data == "image" else COMPLETE, size=size),
+            context=rng.integers(RENDERS if context == "image" else CAPTIONS, size=size),
             dropped=rng.random(size) < self.options.dropout,
             t=torch.from_numpy((share * timesteps).astype(np.int64)).clamp(max=timesteps - 1),
         )

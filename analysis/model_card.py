@@ -1,0 +1,247 @@
+"""What is said in public about a model of this project, as Markdown, from its files alone.
+
+Pure functions of what lies in a model's folder: its spec, the sizes of its files, `training.json`
+and an evaluation's report. No number is written by hand, here or in what these functions return;
+`analysis.publish` puts the texts where they belong.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.protocol import Settings
+from analysis.report import interval_text, value_text
+from analysis.statistics import Estimate
+from lib.config import ModelSpec
+from scenes.world import ATTRIBUTES, BACKGROUNDS, COLORS, HELD_OUT, RELATIONS, SHAPES, SIZES, STYLES
+
+Report = Mapping[str, Any]
+"""A report.json, read."""
+
+HEADLINES = (
+    ("text to image", "every attribute right", ("t2i", "test", "all")),
+    ("", "of scenes with one object", ("t2i", "test", "one_object")),
+    ("", "of scenes with two objects", ("t2i", "test", "two_objects")),
+    ("", "of never-seen colour-shape pairs", ("t2i", "heldout", "all")),
+    ("image variation", "every attribute kept", ("i2i", "semantics_kept", "all")),
+    ("", "variety, 1 = real renders", ("i2i", "diversity_where_kept", "pixels_ratio")),
+    ("image to text", "exactly the scene", ("i2t", "exact_scene")),
+    ("", "a scene at all", ("i2t", "parsed")),
+    ("text variation", "the same scene", ("t2t", "same_scene")),
+    ("", "in other words than the input", ("t2t", "reworded")),
+    ("image VAE", "reconstruction (PSNR)", ("reconstruction", "image", "psnr")),
+    ("text VAE", "captions returned word for word", ("reconstruction", "text", "exact_match")),
+)
+"""Flow, measure, and where the report has it."""
+
+_BY_ATTRIBUTE = {
+    "text to image": ("t2i", "test", "attributes"),
+    "never-seen pairs": ("t2i", "heldout", "attributes"),
+    "image variation": ("i2i", "semantics_kept", "attributes"),
+    "image to text, where readable": ("i2t", "attributes_where_readable"),
+}
+
+
+def estimate(report: Report, path: Sequence[str]) -> Estimate:
+    """One measured number of a report.
+
+    Raises:
+        ValueError: the report lacks it.
+    """
+    node = report["measures"]
+    try:
+        for name in path:
+            node = node[name]
+        return Estimate.from_dict(node)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"The report lacks {' / '.join(path)}: evaluate all flows (leave --flows out)."
+        ) from error
+
+
+def command(report: Report, spec: ModelSpec) -> str:
+    """The command line that makes a report again; options that are defaults are left out."""
+    settings, usual = report["protocol"]["settings"], Settings()
+    words = ["python", "-m", "analysis", "evaluate", "--model", spec.name]
+    words += ["--n", str(settings["n"]), "--seed", str(settings["seed"])]
+    defaults = {
+        "steps": spec.steps,
+        "sampler": usual.sampler,
+        "scale_text": spec.scale_text,
+        "scale_image": spec.scale_image,
+    }
+    for name, default in defaults.items():
+        if settings[name] != default:
+            words += [f"--{name.replace('_', '-')}", f"{settings[name]}"]
+    if settings["sweep_scale"]:
+        words += ["--sweep-scale", ",".join(f"{scale:g}" for scale in settings["sweep_scale"])]
+    return shlex.join(words)
+
+
+def measured(report: Report, spec: ModelSpec) -> str:
+    """The headline numbers, how they were measured, and the command that does it again."""
+    s, run = report["protocol"]["settings"], report["protocol"]["run"]
+    rows = []
+    for flow, what, path in HEADLINES:
+        e = estimate(report, path)
+        rows.append((flow, what, value_text(e), interval_text(e), str(e.n)))
+    return "\n".join(
+        [
+            f"`{spec.name}` on scenes that training never saw, up to n = {s['n']} a measure, seed "
+            f"{s['seed']}, {s['sampler']}, {s['steps']} steps, guidance {s['scale_text']:g} for "
+            f"texts and {s['scale_image']:g} for pictures. What a picture shows is read by a "
+            f"classifier that gets at least {_worst_of_judge(report)} of each attribute of real "
+            "renders right; what a caption says, by a parser.",
+            "",
+            *table(("", "measured", "value", "95 % interval", "n"), rows),
+            "",
+            f"Run `{run}`, made again by `{command(report, spec)}`.",
+        ]
+    )
+
+
+def trained(training: Mapping[str, Any]) -> str:
+    """What each stage took, and what it measured at its end."""
+    rows = []
+    for stage, entry in training.items():
+        recipe, found = entry["recipe"], entry["measured"]
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items())
+        size = f"{recipe['steps']:,} x {recipe['batch']}"
+        rows.append((stage, size, f"{entry['minutes']:.0f}", told))
+    hours = sum(entry["minutes"] for entry in training.values()) / 60
+    return "\n".join(
+        [
+            *table(("stage", "steps x batch", "minutes", "measured at its end"), rows),
+            "",
+            f"Together {hours:.1f} hours by the clock, as recorded in `training.json` beside the "
+            "weights. Stages may have run at the same time; a batch is that of one process.",
+        ]
+    )
+
+
+def card(
+    spec: ModelSpec,
+    sizes: Mapping[str, tuple[int, int]],
+    training: Mapping[str, Any],
+    report: Report,
+) -> str:
+    """The whole model card.
+
+    Args:
+        spec: the model.
+        sizes: component -> (parameters, bytes on disk).
+        training: stage -> what `training.json` says of it.
+        report: an evaluation of all flows.
+
+    Raises:
+        ValueError: the report lacks a number.
+    """
+    counts, stored = zip(*sizes.values(), strict=True)
+    rows = [(f"`{name}`", f"{count:,}", megabytes(size)) for name, (count, size) in sizes.items()]
+    rows.append(("**all**", f"**{sum(counts):,}**", f"**{megabytes(sum(stored))}**"))
+    image, text = spec.latent_shape("image"), spec.latent_shape("text")
+    side = spec.image_size
+    return f"""\
+# {spec.name}
+
+Written by `python -m analysis.publish` from the files in this folder. Change those, not this text.
+
+## What it is
+
+A Versatile Diffusion (Xu et al., arXiv 2211.08332) of {sum(counts) / 1e6:.1f} M parameters: one
+diffuser for text-to-image, image-variation, image-to-text and text-variation, with its own image
+VAE, text VAE and CLIP. It was trained from nothing by `training/`, on a world of drawn scenes, so
+that the code can be run, tested and studied without the released model's gigabytes.
+
+| | |
+|---|---|
+| pictures | {side} x {side} RGB, latents {" x ".join(map(str, image))} |
+| texts | up to {spec.text_vae.max_output} tokens, latents of {text[0]} numbers |
+| contexts | {spec.clip.text.positions} text tokens or {spec.clip.vision.tokens} image tokens, \
+{spec.unet.context_dim} wide |
+| default sampling | {spec.steps} steps; guidance {spec.scale_text:g} (text), \
+{spec.scale_image:g} (picture) |
+| load | `lib.weights.load("{spec.name}")` |
+
+## Sizes
+
+{_joined(table(("component", "parameters", "on disk"), rows))}
+
+## Trained on what, and how long
+
+Renders and captions of random scenes, made by `scenes/` while training: no photographs, no texts
+from elsewhere, no personal data. A scene has a background ({_listed(BACKGROUNDS)}), a style
+({_listed(STYLES)}) and one or two objects, each of a size ({_listed(SIZES)}), a colour
+({_listed(COLORS)}) and a shape ({_listed(SHAPES)}); two objects stand in a relation
+({_listed(RELATIONS)}). Never seen in training: the test and validation scenes, and every scene with
+one of {len(HELD_OUT)} colour-shape pairs ({_listed([" ".join(pair) for pair in HELD_OUT])}).
+
+{trained(training)}
+
+## Measured quality
+
+{measured(report, spec)}
+
+Share right of each attribute, over the scenes that have it:
+
+{_joined(_by_attribute(report))}
+
+All numbers, with their intervals and the protocol: `evaluation.json`.
+
+## Limits
+
+- It knows nothing but these scenes. A photograph, a drawing of anything else, or a word outside the
+  captions' vocabulary gives a scene all the same, and one that means nothing.
+- One or two objects, {side} x {side} pixels, English in the captions' own grammar
+  (`scenes/captions.py`).
+- The numbers above are about scenes, and about what this project's own classifier and parser read.
+  They say nothing about the released model or about pictures of the real world.
+
+## Not for
+
+It was never trained for, and must not be used for: pictures or descriptions of people or of the
+real world, decisions about anybody or anything, comparisons of Versatile Diffusion with other
+models.
+
+## Licence
+
+MIT, as the code.
+"""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = (head, ["---"] * len(head), *rows)
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def megabytes(size: int) -> str:
+    """A number of bytes, in MB of a million each."""
+    return f"{size / 1e6:.1f} MB"
+
+
+def _by_attribute(report: Report) -> list[str]:
+    rows = []
+    for name in ATTRIBUTES:
+        shares = [value_text(estimate(report, (*path, name))) for path in _BY_ATTRIBUTE.values()]
+        rows.append((name, *shares))
+    return table(("attribute", *_BY_ATTRIBUTE), rows)
+
+
+def _worst_of_judge(report: Report) -> str:
+    """The lowest share of an attribute that the judge reads right on real renders."""
+    splits = report["measures"].get("judge", {})
+    shares = [estimate(report, ("judge", s, a)) for s in splits for a in splits[s]]
+    if not shares:
+        raise ValueError("The report lacks judge: evaluate all flows (leave --flows out).")
+    return value_text(min((e for e in shares if e.n), key=lambda e: e.value))
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return "\n".join(lines)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words)

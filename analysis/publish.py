@@ -1,0 +1,191 @@
+"""Numbers move from one evaluation's report into the README and the model card.
+
+    python -m analysis evaluate --model vd-mini --n 1000 --seed 7
+    python -m analysis.publish output/evaluation/RUN/report.json
+    python -m analysis.publish                  # again, from the report that was published last
+
+Written, each whole or not at all:
+
+| file | what |
+|---|---|
+| `pretrained/vd-mini/evaluation.json` | the report, kept beside the weights it is about |
+| `pretrained/vd-mini/MODEL_CARD.md` | the whole card (`analysis.model_card`) |
+| `README.md` | what stands between `<!-- measured -->` and `<!-- /measured -->`; so `trained` |
+
+A report about other weights than those in the folder is refused: a number and what it is about stay
+together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis import model_card
+from analysis.rows import write_atomic
+from analysis.sampling import fingerprint
+from lib.config import COMPONENTS, ModelSpec
+from lib.hub import PRETRAINED
+from lib.sources import read_spec
+from lib.tensor_files import open_tensors
+from lib.weights import load
+from scenes.judge import JUDGE_FOLDER
+
+README = PRETRAINED.parent / "README.md"
+REPORT = "evaluation.json"
+CARD = "MODEL_CARD.md"
+
+
+def publish(
+    report: Path | None = None,
+    model: Path = PRETRAINED / "vd-mini",
+    readme: Path = README,
+    judge: Path = JUDGE_FOLDER,
+) -> list[Path]:
+    """Put a report's numbers where people read them.
+
+    Args:
+        report: a report.json of `analysis evaluate`; None takes the one that was published last.
+        model: folder of the model it is about.
+        readme: the file whose marked blocks are filled.
+        judge: folder of the judge, for what its training took.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: a file is missing or damaged, lacks a number or a marker, or the report is about
+            other weights. Then nothing is written.
+        OSError: a file could not be written.
+    """
+    report = model / REPORT if report is None else report
+    made, spec = _read(report), read_spec(model)
+    if not {"protocol", "measures"} <= made.keys():
+        raise ValueError(f"{report} is no report: give a report.json of `analysis evaluate`.")
+    check_weights(made, model)
+    contents = texts(made, spec, model, readme, judge)
+    for path, text in contents.items():
+        write_atomic(path, text)
+    return list(contents)
+
+
+def texts(
+    report: Mapping[str, Any], spec: ModelSpec, model: Path, readme: Path, judge: Path
+) -> dict[Path, str]:
+    """What each file is going to hold.
+
+    Raises:
+        ValueError: a file is missing or damaged, or lacks a number or a marker.
+    """
+    training = {**_read(judge / "training.json"), **_read(model / "training.json")}
+    blocks = {
+        "trained": model_card.trained(training),
+        "measured": model_card.measured(report, spec),
+    }
+    return {
+        model / CARD: model_card.card(spec, sizes(model), training, report),
+        readme: fill(readme.read_text(encoding="utf-8"), blocks),
+        model / REPORT: json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+    }
+
+
+def fill(text: str, blocks: Mapping[str, str]) -> str:
+    """Replace what stands between the markers of each block.
+
+    Args:
+        text: has `<!-- NAME -->` and `<!-- /NAME -->` on lines of their own, once, for each NAME.
+        blocks: name -> new lines.
+
+    Raises:
+        ValueError: a marker is missing, or there twice, or the end stands before the beginning.
+    """
+    for name, block in blocks.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+            raise ValueError(
+                f"There is no one place for {name}: write {begin.strip()} and {end.strip()}, in "
+                "this order, each once and on a line of its own."
+            )
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}{block}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def sizes(model: Path) -> dict[str, tuple[int, int]]:
+    """Component -> (parameters, bytes) of the files in a model's folder."""
+    found = {}
+    for name in COMPONENTS:
+        path = model / f"{name}.safetensors"
+        count = sum(math.prod(shape) for shape in open_tensors(path).shapes.values())
+        found[name] = (count, path.stat().st_size)
+    return found
+
+
+def check_weights(report: Mapping[str, Any], model: Path) -> None:
+    """ValueError unless a report is about all of the weights in a model's folder."""
+    run, about = report["protocol"]["run"], report["protocol"]["model"]
+    known = about["weights"]
+    unused = [name for name in COMPONENTS if name not in known]
+    if unused:
+        raise ValueError(
+            f"The report {run} used no {', '.join(unused)}: evaluate all flows (leave --flows out)."
+        )
+    dtype = getattr(torch, about["dtype"])
+    vd = load(model, components=list(known), device="cpu", dtype=dtype)
+    other = [name for name in known if fingerprint(vd.component(name)) != known[name]]
+    if other:
+        raise ValueError(
+            f"The report {run} is not about the {', '.join(other)} in {model}: evaluate the model "
+            "again, and publish that report."
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Publish as the command line asks; print what was written."""
+    args = build_parser().parse_args(argv)
+    try:
+        written = publish(args.report, args.model, args.readme)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(map(str, written)))
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of `python -m analysis.publish`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.publish",
+        description="Put an evaluation's numbers into the README and the model card.",
+    )
+    add = parser.add_argument
+    add("report", nargs="?", type=Path, help="a report.json (default: the one published last)")
+    add("--model", type=Path, default=PRETRAINED / "vd-mini", help="folder of the model")
+    add("--readme", type=Path, default=README, help="whose marked blocks are filled")
+    return parser
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no {path}: give the path of a report.json.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}).") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged (not a JSON object).")
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main())
