@@ -7,12 +7,12 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUNS   := runs
 
-.PHONY: demo test lint train evaluate clean
+.PHONY: demo test lint train evaluate notebook picture clean
 
 # the notebook from a clean kernel; pictures, texts and records land in output/<mode>
 demo: $(READY)
 	mkdir -p output
-	$(BIN)/jupyter nbconvert --to notebook --execute run_inference_analyse.ipynb \
+	$(BIN)/python -m nbconvert --to notebook --execute run_inference_analyse.ipynb \
 		--output-dir output --output demo.ipynb
 	@echo "Look into output/t2i, output/i2i, output/i2t, output/t2t, and output/demo.ipynb."
 
@@ -29,6 +29,20 @@ train: $(READY)
 
 evaluate: $(READY)
 	$(BIN)/python -m analysis evaluate --model vd-mini --n 1000 --seed 7
+
+# the notebook as it is committed, with its outputs
+notebook: $(READY)
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace run_inference_analyse.ipynb \
+		--ExecutePreprocessor.record_timing=False
+
+# the README's figure
+picture: $(READY)
+	rm -rf output/picture
+	$(BIN)/python -m analysis t2i --n 4 --seed 20 --sheet --out output/picture \
+		"a large red circle above a small blue square on a white background" \
+		"a striped picture of a small green star left of a big yellow heart on gray" \
+		"a large blue star with dots on cream"
+	cp output/picture/sheets/0001_*.png assets/readme_t2i.png
 
 # the environment is made again whenever the requirements change
 $(READY): requirements_analyse.txt

@@ -22,8 +22,8 @@ from training.data import Pool, render_pairs, to_tensor
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPE = Recipe(steps=6600, batch=16, lr=8e-4, warmup=100, clip=0.5, ema=0.998)
-BETA = 1e-6
+RECIPE = Recipe(steps=9000, batch=16, lr=8e-4, warmup=100, clip=0.5, ema=0.998)
+BETA = 2e-7
 L1 = 0.1
 
 
@@ -43,7 +43,7 @@ class AutoencoderStage(Stage):
         )
         # start with little sampling noise: at sigma = 1 nothing gets through the latent at first
         logvar_bias = self.modules["image_encoder"].quant_conv.bias[spec.image_vae.embed_dim :]
-        nn.init.constant_(logvar_bias.detach(), -4.0)
+        nn.init.constant_(logvar_bias.detach(), -6.0)
 
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Reconstruction of a posterior sample, plus the small KL term."""
