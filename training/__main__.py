@@ -40,6 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--cached", type=_positive, default=48_000, help="scenes encoded for the flows"
     )
+    parser.add_argument(
+        "--warm-start",
+        type=Path,
+        metavar="FOLDER",
+        help="begin from the finished weights of a model folder instead of from nothing",
+    )
     parser.add_argument("--threads", type=_positive, help="CPU threads (all cores by default)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     args = parser.parse_args(argv)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
-from lib.config import VD_MINI
+from lib.config import COMPONENTS, VD_MINI
 from lib.weights import load
 from training import autoencoder, clip, flows, judge, optimus, parallel
 from training.cache import ENCODERS, build
@@ -41,12 +42,26 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
     if parallel.rank() > 0:  # the first process renders and encodes, the others read
         parallel.wait()
     stage = _stage(name, args, recipe)
+    if args.warm_start is not None:
+        warm_start(stage, args.warm_start)
     if parallel.rank() == 0:
         parallel.wait()
     measured = train(stage, args.runs, args.device)
     if parallel.rank() == 0:
         plot_losses(args.runs / name / "log.jsonl", args.runs / name / "losses.png")
     return measured
+
+
+def warm_start(stage: Stage, folder: Path) -> None:
+    """Give a stage's modules the weights that a model folder holds for them.
+
+    Optimizer and average start anew. What a stage trains besides components (readers) keeps its
+    fresh weights. A checkpoint of the run folder, if there is one, wins over all this.
+    """
+    names = [name for name in stage.modules if name in COMPONENTS]
+    vd = load(folder, components=names, device="cpu", dtype=torch.float32)
+    for name in names:
+        stage.modules[name].load_state_dict(vd.component(name).state_dict())
 
 
 def _stage(name: str, args: argparse.Namespace, recipe: Recipe) -> Stage:

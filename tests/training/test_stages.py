@@ -21,6 +21,7 @@ from training.flows import FlowOptions, FlowsStage
 from training.judge import JudgeStage
 from training.loop import Recipe, generator
 from training.optimus import OptimusStage
+from training.stages import warm_start
 from training.vocabulary import vocabulary
 
 RECIPE = Recipe(steps=4, batch=6, lr=1e-3)
@@ -167,3 +168,13 @@ def test_local_targets_say_which_thing_a_patch_shows():
         first = VALUES["color1"].index(scene.canonical().things[0].color)
         around = color[max(0, int(y // 8) - 1) : int(y // 8) + 2, int(x // 8)]
         assert first in around
+
+
+def test_a_warm_start_takes_the_finished_weights(vd, model_folder, scenes, tmp_path):
+    stage = AutoencoderStage(vd.spec, scenes, tmp_path, RECIPE)
+    fresh = stage.modules["image_decoder"].conv_in.weight.clone()
+    warm_start(stage, model_folder)
+    taken = stage.modules["image_decoder"].conv_in.weight
+    assert torch.equal(taken, vd.image_decoder.conv_in.weight)
+    assert not torch.equal(taken, fresh)
+    assert taken.requires_grad
