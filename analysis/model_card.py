@@ -8,6 +8,7 @@ and an evaluation's report. No number is written by hand, here or in what these 
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,19 +88,16 @@ def measured(report: Report, spec: ModelSpec) -> str:
     for flow, what, path in HEADLINES:
         e = estimate(report, path)
         rows.append((flow, what, value_text(e), interval_text(e), str(e.n)))
-    return "\n".join(
-        [
-            f"`{spec.name}` on scenes that training never saw, up to n = {s['n']} a measure, seed "
-            f"{s['seed']}, {s['sampler']}, {s['steps']} steps, guidance {s['scale_text']:g} for "
-            f"texts and {s['scale_image']:g} for pictures. What a picture shows is read by a "
-            f"classifier that gets at least {_worst_of_judge(report)} of each attribute of real "
-            "renders right; what a caption says, by a parser.",
-            "",
-            *table(("", "measured", "value", "95 % interval", "n"), rows),
-            "",
-            f"Run `{run}`, made again by `{command(report, spec)}`.",
-        ]
+    how = (
+        f"`{spec.name}` on scenes that training never saw, up to n = {s['n']} a measure, seed "
+        f"{s['seed']}, {s['sampler']}, {s['steps']} steps, guidance {s['scale_text']:g} for texts "
+        f"and {s['scale_image']:g} for pictures. What a picture shows is read by a classifier that "
+        f"gets at least {_worst_of_judge(report)} of each attribute of real renders right; what a "
+        "caption says, by a parser."
     )
+    lines = table(("", "measured", "value", "95 % interval", "n"), rows, right=2)
+    again = f"Run `{run}`, made again by\n`{command(report, spec)}`."
+    return "\n".join([_wrapped(how), "", *lines, "", again])
 
 
 def trained(training: Mapping[str, Any]) -> str:
@@ -111,14 +109,12 @@ def trained(training: Mapping[str, Any]) -> str:
         size = f"{recipe['steps']:,} x {recipe['batch']}"
         rows.append((stage, size, f"{entry['minutes']:.0f}", told))
     hours = sum(entry["minutes"] for entry in training.values()) / 60
-    return "\n".join(
-        [
-            *table(("stage", "steps x batch", "minutes", "measured at its end"), rows),
-            "",
-            f"Together {hours:.1f} hours by the clock, as recorded in `training.json` beside the "
-            "weights. Stages may have run at the same time; a batch is that of one process.",
-        ]
+    together = (
+        f"Together {hours:.1f} hours by the clock, as recorded in `training.json` beside the "
+        "weights. Stages may have run at the same time; a batch is that of one process."
     )
+    lines = table(("stage", "steps x batch", "minutes", "measured at its end"), rows)
+    return "\n".join([*lines, "", _wrapped(together)])
 
 
 def card(
@@ -167,16 +163,24 @@ that the code can be run, tested and studied without the released model's gigaby
 
 ## Sizes
 
-{_joined(table(("component", "parameters", "on disk"), rows))}
+{_joined(table(("component", "parameters", "on disk"), rows, right=1))}
 
 ## Trained on what, and how long
 
 Renders and captions of random scenes, made by `scenes/` while training: no photographs, no texts
-from elsewhere, no personal data. A scene has a background ({_listed(BACKGROUNDS)}), a style
-({_listed(STYLES)}) and one or two objects, each of a size ({_listed(SIZES)}), a colour
-({_listed(COLORS)}) and a shape ({_listed(SHAPES)}); two objects stand in a relation
-({_listed(RELATIONS)}). Never seen in training: the test and validation scenes, and every scene with
-one of {len(HELD_OUT)} colour-shape pairs ({_listed([" ".join(pair) for pair in HELD_OUT])}).
+from elsewhere, no personal data.
+
+| a scene has | |
+|---|---|
+| a background | {_listed(BACKGROUNDS)} |
+| a style | {_listed(STYLES)} |
+| one or two objects, each of a size, | {_listed(SIZES)} |
+| a colour | {_listed(COLORS)} |
+| and a shape | {_listed(SHAPES)} |
+| a relation of the two | {_listed(RELATIONS)} |
+| **never in training** | test and validation scenes; {_listed([" ".join(p) for p in HELD_OUT])} |
+
+(The judge, which is no part of the model, has seen the pairs of the last line, but no test scene.)
 
 {trained(training)}
 
@@ -194,8 +198,7 @@ All numbers, with their intervals and the protocol: `evaluation.json`.
 
 - It knows nothing but these scenes. A photograph, a drawing of anything else, or a word outside the
   captions' vocabulary gives a scene all the same, and one that means nothing.
-- One or two objects, {side} x {side} pixels, English in the captions' own grammar
-  (`scenes/captions.py`).
+- One or two objects, {side} x {side} pixels, English in the grammar of `scenes/captions.py`.
 - The numbers above are about scenes, and about what this project's own classifier and parser read.
   They say nothing about the released model or about pictures of the real world.
 
@@ -211,10 +214,13 @@ MIT, as the code.
 """
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    lines = (head, ["---"] * len(head), *rows)
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], right: int | None = None
+) -> list[str]:
+    """Lines of a Markdown table; columns from number `right` on are aligned to the right."""
+    right = len(head) if right is None else right
+    rule = ["---" if i < right else "---:" for i in range(len(head))]
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
 
 
 def megabytes(size: int) -> str:
@@ -227,7 +233,7 @@ def _by_attribute(report: Report) -> list[str]:
     for name in ATTRIBUTES:
         shares = [value_text(estimate(report, (*path, name))) for path in _BY_ATTRIBUTE.values()]
         rows.append((name, *shares))
-    return table(("attribute", *_BY_ATTRIBUTE), rows)
+    return table(("attribute", *_BY_ATTRIBUTE), rows, right=1)
 
 
 def _worst_of_judge(report: Report) -> str:
@@ -237,6 +243,11 @@ def _worst_of_judge(report: Report) -> str:
     if not shares:
         raise ValueError("The report lacks judge: evaluate all flows (leave --flows out).")
     return value_text(min((e for e in shares if e.n), key=lambda e: e.value))
+
+
+def _wrapped(text: str) -> str:
+    text = text.replace(" %", "\u00a0%")  # a number keeps its unit
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _joined(lines: Sequence[str]) -> str:

@@ -103,7 +103,7 @@ def load(
         OSError: an official file is not here and could not be downloaded.
 
     Example:
-        >>> vd = load("vd-four-flow-v1-0", flows=["t2i"], encoders=False)      # 1.2 B parameters
+        >>> vd = load("vd-four-flow-v1-0", flows=["t2i"], encoders=False)      # 1.03 B parameters
     """
     flows, components = (
         (value,) if isinstance(value, str) else tuple(value or ()) for value in (flows, components)
@@ -334,6 +334,7 @@ def _atomic(folder: Path) -> Iterator[Callable[[str], Path]]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         for temporary, target in staged.items():
+            temporary.chmod(0o644)  # some writers make files that only their owner reads
             os.replace(temporary, target)
     except (OSError, SafetensorError) as error:
         raise OSError(

@@ -33,6 +33,8 @@ ENCODERS = ("image_encoder", "text_encoder", "clip_text", "clip_vision")
 class Cache:
     """Encoded scenes; every array's first axis is the scene.
 
+    An array whose encoder was not loaded is None: enough for flows that do not use it.
+
     Attributes:
         image_latents: (n, 2, C, h, w), scaled posterior means of both renders.
         image_tokens: (n, 2, 1 + patches, D), CLIP contexts of both renders.
@@ -40,13 +42,14 @@ class Cache:
         text_tokens: (n, 3, positions, D), CLIP contexts of the same captions.
     """
 
-    image_latents: np.ndarray
-    image_tokens: np.ndarray
-    text_latents: np.ndarray
-    text_tokens: np.ndarray
+    image_latents: np.ndarray | None
+    image_tokens: np.ndarray | None
+    text_latents: np.ndarray | None
+    text_tokens: np.ndarray | None
 
     def __len__(self) -> int:
-        return len(self.image_latents)
+        arrays = (self.image_latents, self.image_tokens, self.text_latents, self.text_tokens)
+        return min(len(array) for array in arrays if array is not None)
 
 
 def fingerprint(vd: VersatileDiffusion, names: tuple[str, ...]) -> str:

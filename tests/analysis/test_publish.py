@@ -1,0 +1,154 @@
+"""A report's numbers in the README and the model card: where they land, and what is refused."""
+
+import copy
+import json
+import re
+import shutil
+
+import pytest
+
+from analysis import model_card, publish, scene_tasks
+from analysis.evaluate import evaluate_scenes
+from analysis.sampling import fingerprint
+from analysis.statistics import wilson
+from lib.config import COMPONENTS, VD_MINI
+from tests.analysis.known_models import SMALL, FakeModel, Oracle, TellingJudge, tagged
+
+STAGE = {
+    "measured": {"exact_match": 0.954, "latent_std": 1.08851},
+    "minutes": 90.0,
+    "recipe": {"steps": 5000, "batch": 64, "lr": 6e-4},
+}
+README = """\
+# Title
+
+<!-- measured -->
+old
+<!-- /measured -->
+
+Between.
+<!-- trained -->
+<!-- /trained -->
+"""
+
+
+@pytest.fixture
+def report(tmp_path, monkeypatch):
+    """The report of a model that does all that is asked."""
+    monkeypatch.setattr(scene_tasks, "render", tagged)
+    options = {"out": tmp_path / "evaluation", "progress": False}
+    made = evaluate_scenes(FakeModel(), TellingJudge(), SMALL, Oracle(), **options)
+    path = tmp_path / "evaluation" / made["protocol"]["run"] / "report.json"
+    return json.loads(path.read_text())
+
+
+@pytest.fixture
+def place(tmp_path, model_folder, vd, report):
+    """Folders of a model and a judge, a README, and a report about that model."""
+    model, judge = tmp_path / "model", tmp_path / "judge"
+    shutil.copytree(model_folder, model)
+    judge.mkdir()
+    for folder, stages in ((judge, ("judge",)), (model, ("clip", "flows"))):
+        (folder / "training.json").write_text(json.dumps(dict.fromkeys(stages, STAGE)))
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    weights = {name: fingerprint(vd.component(name)) for name in COMPONENTS}
+    report["protocol"]["model"] |= {"name": "tiny", "weights": weights}
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report))
+    return {"report": path, "model": model, "readme": readme, "judge": judge}
+
+
+def test_numbers_land_where_they_belong(place, report, vd):
+    written = publish.publish(**place)
+    card, readme, kept = (path.read_text() for path in written)
+    assert [p.name for p in written] == ["MODEL_CARD.md", "README.md", "evaluation.json"]
+    assert json.loads(kept) == report
+    assert readme.startswith("# Title\n\n<!-- measured -->\n`tiny` on scenes")
+    assert "old" not in readme
+    assert "<!-- /measured -->\n\nBetween.\n<!-- trained -->\n| stage |" in readme
+    assert readme.endswith("<!-- /trained -->\n")
+    share = model_card.interval_text(wilson(SMALL.n, SMALL.n))
+    for text in (card, readme):
+        assert f"| text to image | every attribute right | 100.0 % | {share} | {SMALL.n} |" in text
+        assert "| image VAE | reconstruction (PSNR) | 100.00 dB |" in text
+        assert "at least 100.0 % of each attribute" in " ".join(text.split())
+        stage = "5,000 x 64 | 90 | exact match 0.954, latent std 1.089 |"
+        assert f"| judge | {stage}\n| clip | {stage}\n| flows | {stage}\n" in text
+        assert "Together 4.5 hours" in text
+    count = sum(p.numel() for name in COMPONENTS for p in vd.component(name).parameters())
+    assert f"| **all** | **{count:,}** |" in card
+    assert "| color2 | 100.0 % | 100.0 % | 100.0 % | 100.0 % |" in card
+    assert not re.search(r"\{|\}|None|nan", card)
+
+
+def test_publishing_again_changes_nothing(place):
+    first = {path: path.read_text() for path in publish.publish(**place)}
+    place["report"] = None  # from what was kept
+    assert {path: path.read_text() for path in publish.publish(**place)} == first
+
+
+def test_the_command_names_what_is_not_default(report):
+    assert model_card.command(report, VD_MINI) == (
+        f"python -m analysis evaluate --model vd-mini --n {SMALL.n} --seed {SMALL.seed}"
+    )
+    report["protocol"]["settings"] |= {"steps": 20, "scale_image": 4.5, "sweep_scale": [1.0, 2.5]}
+    assert model_card.command(report, VD_MINI).endswith(
+        "--steps 20 --scale-image 4.5 --sweep-scale 1,2.5"
+    )
+
+
+@pytest.mark.parametrize("path", [path for _, _, path in model_card.HEADLINES] + [("judge",)])
+def test_a_report_without_a_number_is_refused(place, report, path):
+    less = copy.deepcopy(report)
+    node = less["measures"]
+    for name in path[:-1]:
+        node = node[name]
+    del node[path[-1]]
+    place["report"].write_text(json.dumps(less))
+    before = place["readme"].read_text()
+    with pytest.raises(ValueError, match=f"lacks {' / '.join(path)}.*leave --flows out"):
+        publish.publish(**place)
+    assert place["readme"].read_text() == before
+    assert not (place["model"] / publish.REPORT).exists()
+
+
+def test_a_report_about_other_weights_is_refused(place, report):
+    weights = report["protocol"]["model"]["weights"]
+    weights["text_data"] = "0" * 12
+    place["report"].write_text(json.dumps(report))
+    with pytest.raises(ValueError, match=r"not about the text_data in .*evaluate the model again"):
+        publish.publish(**place)
+    del weights["text_data"]
+    place["report"].write_text(json.dumps(report))
+    with pytest.raises(ValueError, match="used no text_data"):
+        publish.publish(**place)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no markers",
+        "<!-- a -->\n",
+        "<!-- /a -->\n<!-- a -->\n",
+        "<!-- a -->\n<!-- a -->\n<!-- /a -->\n",
+        "<!-- a --> <!-- /a -->",
+    ],
+)
+def test_a_block_has_one_place(text):
+    with pytest.raises(ValueError, match="no one place for a: write <!-- a --> and <!-- /a -->"):
+        publish.fill(text, {"a": "new"})
+
+
+def test_a_block_is_replaced_literally():
+    text = "x\n<!-- a -->\n<!-- /a -->\ny"
+    assert publish.fill(text, {"a": r"\1 <b>"}) == "x\n<!-- a -->\n\\1 <b>\n<!-- /a -->\ny"
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_the_command_line_says_what_is_wrong(place, capsys, content):
+    path = place["report"]
+    path.unlink() if content is None else path.write_text(content)
+    assert publish.main([str(path), "--model", str(place["model"])]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and str(path) in err and err.count("\n") == 1

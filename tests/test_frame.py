@@ -1,0 +1,241 @@
+"""What stands around the code says the truth: README, Makefile, requirements, assets, sizes."""
+
+import ast
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from analysis import __main__ as analysis_cli
+from analysis import publish
+from analysis.outputs import read_record
+from lib.config import VD_FOUR_FLOW_V1_0, components_for
+from lib.hub import MAIN_FILES, SOURCES
+from lib.sources import read_spec
+from lib.weights import build
+from scenes.captions import parse
+from scenes.draw import render
+from scenes.judge import JUDGE_FOLDER
+from scenes.world import is_test
+from tests import golden
+from training import __main__ as training_cli
+from training import stages
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+NOTEBOOK = ROOT / "run_inference_analyse.ipynb"
+MODEL = ROOT / "pretrained" / "vd-mini"
+OWN = ("lib", "scenes", "analysis", "training", "benchmarks", "tests")
+TOOLS = {"jupyter", "nbconvert", "ruff", "torchvision"}
+"""Declared without being imported: programs, and what transformers' picture preprocessing needs."""
+NOT_OURS = {"__pycache__", "runs", "output"}
+MB = 1_000_000
+
+
+def files() -> Iterator[Path]:
+    """Every file that belongs to the repository."""
+    for folder, below, names in os.walk(ROOT):
+        here = Path(folder)
+        below[:] = [
+            name
+            for name in sorted(below)
+            if name not in NOT_OURS and (not name.startswith(".") or name == ".ci")
+        ]
+        if here == ROOT / "pretrained":
+            below[:] = ["judge", "vd-mini"]
+            names = ["README.md"]
+        yield from (here / name for name in sorted(names))
+
+
+def fenced(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def shown_commands() -> list[str]:
+    """Commands in the README, in the notebook's prose and in the Makefile."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "markdown"]
+    prose = README + "\n".join(texts)
+    lines = [line for block in fenced(prose, "bash") for line in block.splitlines()]
+    lines += re.findall(r"`((?:python -m|make) [^`]+)`", prose)
+    recipes = MAKEFILE.replace("\\\n", " ").replace("$(RUNS)", "runs")
+    ours = r"^\t\$\(BIN\)/(python -m (?:analysis|training)\b.*)$"
+    lines += re.findall(ours, recipes, re.MULTILINE)
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+# ---------------------------------------------------------------------- README
+
+
+def test_the_python_example_runs(model_folder, tmp_path, capsys):
+    example = fenced(README, "python")[0]
+    assert len(example.splitlines()) <= 10
+    assert example.count('"vd-mini"') == example.count('"output"') == 1
+    here = example.replace('"vd-mini"', repr(str(model_folder)))
+    exec(compile(here.replace('"output"', repr(str(tmp_path))), "README.md", "exec"), {})
+    *paths, captions = capsys.readouterr().out.splitlines()
+    assert [read_record(path)["seed"] for path in paths] == [20, 21, 22, 23]
+    assert all(path.startswith(f"{tmp_path}{os.sep}t2i") for path in paths)
+    assert len(ast.literal_eval(captions)) == 4
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_a_shown_command_is_one_that_exists(line, monkeypatch):
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE)
+        return
+    if words[0] == "source":
+        assert words[1:] == [".venv/bin/activate"]
+        return
+    assert words[:2] == ["python", "-m"]
+    module, arguments = words[2], words[3:]
+    if "--help" in arguments:
+        with pytest.raises(SystemExit) as left:
+            analysis_cli.main(arguments)
+        assert left.value.code == 0
+    elif module == "analysis":
+        args = analysis_cli.build_parser(arguments[0]).parse_args(arguments)
+        inputs = getattr(args, "inputs", [])
+        assert all((ROOT / path).exists() for path in inputs if args.command in ("i2i", "i2t"))
+    elif module == "analysis.publish":
+        publish.build_parser().parse_args(arguments)
+    elif module == "training":
+        asked = []
+        monkeypatch.setattr(stages, "run", lambda name, args: asked.append(name) or {})
+        assert training_cli.main(arguments) == 0
+        assert asked
+    else:
+        assert module == "tests.golden"
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(golden, "load_recipe", lambda spec: None)
+        monkeypatch.setattr(golden, "compare", lambda given, vd: ([], True))
+        assert golden.main(arguments) == 0
+
+
+def test_relative_links_lead_somewhere():
+    for path in (p for p in files() if p.suffix == ".md"):
+        for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
+            if not target.startswith("https://"):
+                assert (path.parent / target).exists(), f"{path.relative_to(ROOT)}: {target}"
+
+
+def test_named_files_exist():
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", README))
+    assert {"lib/", "pretrained/vd-mini/evaluation.json"} <= named
+    for name in named:
+        assert name.startswith("output/") or (ROOT / name).exists(), name
+
+
+def test_the_file_guide_is_complete_and_aligned():
+    lines = next(b for b in fenced(README, "text") if "lib/" in b).splitlines()
+    guide: dict[str, set[str]] = {}
+    for line in lines:
+        name = line.split()[0]
+        assert re.match(r"^( *[\w.]+/?) +\S", line).end() - 1 == lines[0].index("the model"), line
+        if name.endswith("/"):
+            package = guide.setdefault(name.rstrip("/"), set())
+        else:
+            package.add(name)
+    assert list(guide) == list(OWN)
+    for package, listed in guide.items():
+        there = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+        assert listed <= there if package == "tests" else listed == there, package
+
+
+def test_text_to_image_needs_that_many_parameters():
+    with torch.device("meta"):
+        parts = [build(VD_FOUR_FLOW_V1_0, name) for name in components_for(["t2i"])]
+    count = sum(p.numel() for part in parts for p in part.parameters())
+    assert f"{count / 1e9:.2f} billion parameters\nfor text-to-image" in README
+
+
+def test_the_official_files_are_listed():
+    listed = (ROOT / "pretrained" / "README.md").read_text(encoding="utf-8")
+    assert set(MAIN_FILES) < set(SOURCES)
+    for name in set(SOURCES) - set(MAIN_FILES[2:]):  # those of the first release by their ending
+        assert f"`{name}`" in listed, name
+        assert f"`{SOURCES[name][0][0]}`" in listed, name
+
+
+def test_published_numbers_are_those_of_the_report_and_of_the_weights():
+    """If this fails: evaluate the model again, and `python -m analysis.publish REPORT`."""
+    report = json.loads((MODEL / publish.REPORT).read_text(encoding="utf-8"))
+    expected = publish.texts(report, read_spec(MODEL), MODEL, ROOT / "README.md", JUDGE_FOLDER)
+    for path, text in expected.items():
+        assert path.read_text(encoding="utf-8") == text, path.name
+    publish.check_weights(report, MODEL)
+
+
+# ---------------------------------------------------------------------- requirements
+
+
+def imported() -> set[str]:
+    """Names of the packages that any of our code imports, wherever the import stands."""
+    sources = [p.read_text(encoding="utf-8") for p in files() if p.suffix == ".py"]
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    sources += ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    names: set[str] = set()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module)
+    tops = {name.partition(".")[0] for name in names}
+    return tops - set(sys.stdlib_module_names) - set(OWN)
+
+
+def test_requirements_are_what_is_imported():
+    lines = (ROOT / "requirements_analyse.txt").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in lines if line and not line.startswith("#")]
+    for line in lines:
+        assert re.fullmatch(r"[\w-]+>=[\d.]+,<[\d.]+", line), line
+    declared = {re.sub(r"[-_.]+", "-", line.split(">=")[0]).lower() for line in lines}
+    known = packages_distributions()
+    used = {re.sub(r"[-_.]+", "-", known[name][0]).lower() for name in imported()}
+    assert used - declared == set()
+    assert declared - used == TOOLS
+
+
+def test_both_environments_install_the_same():
+    environment = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    assert "- -r requirements_analyse.txt" in environment
+    assert "-m pip install" in MAKEFILE and "-r requirements_analyse.txt" in MAKEFILE
+
+
+# ---------------------------------------------------------------------- files
+
+
+def test_nothing_is_tied_to_one_machine():
+    rooted = re.compile(r"(?<![\w.~/-])/(?:home|root|work|tmp|mnt|opt|Users|private)/")
+    for path in files():
+        if path.suffix in (".py", ".md", ".ipynb", ".json", ".toml", ".txt", ".yml", ""):
+            found = rooted.search(path.read_text(encoding="utf-8"))
+            assert not found, f"{path.relative_to(ROOT)}: {found}"
+
+
+def test_files_stay_small():
+    for path in files():
+        assert path.stat().st_size <= 40 * MB, path.name
+    assert sum(p.stat().st_size for p in files() if p.is_relative_to(MODEL)) <= 48 * MB
+
+
+def test_input_pictures_are_drawn_as_said():
+    text = (ROOT / "assets" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+\.png)` \| (\d+) \| (.+) \|$", text, re.MULTILINE)
+    assert {name for name, *_ in rows} == {p.name for p in (ROOT / "assets/pictures").iterdir()}
+    for name, seed, caption in rows:
+        scene = parse(caption)
+        assert is_test(scene) and not scene.held_out, name
+        with Image.open(ROOT / "assets" / "pictures" / name) as image:
+            assert np.array_equal(image.convert("RGB"), render(scene, int(seed))), name
