@@ -22,7 +22,7 @@ from training.data import Pool, render_pairs, to_tensor
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPE = Recipe(steps=9000, batch=16, lr=8e-4, warmup=100, clip=0.5, ema=0.998)
+RECIPE = Recipe(steps=7400, batch=16, lr=8e-4, warmup=100, clip=0.5, ema=0.998)
 BETA = 2e-7
 L1 = 0.1
 
