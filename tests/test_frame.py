@@ -36,8 +36,9 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 NOTEBOOK = ROOT / "run_inference_analyse.ipynb"
 MODEL = ROOT / "pretrained" / "vd-mini"
 OWN = ("lib", "scenes", "analysis", "training", "benchmarks", "tests")
-TOOLS = {"jupyter", "nbconvert", "ruff", "torchvision"}
-"""Declared without being imported: programs, and what transformers' picture preprocessing needs."""
+TOOLS = {"jupyter", "nbconvert", "open-clip-torch", "ruff", "torchvision"}
+"""Declared without being imported: programs, what transformers' picture preprocessing needs, and the
+CLIP models that the project fixed for evaluating the released model."""
 NOT_OURS = {"__pycache__", "runs", "output"}
 MB = 1_000_000
 
