@@ -19,16 +19,19 @@ import argparse
 import importlib
 import json
 import logging
-import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from analysis.arguments import add_common_arguments, number
+from analysis.commands import APPLICATIONS, options_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from analysis.applications import Series
     from analysis.batch import Saved
     from analysis.sampling import Job
 
@@ -80,6 +83,8 @@ FLOWS = {
 
 ELSEWHERE = {
     "evaluate": ("analysis.evaluate", "measure a model on scenes"),
+    "search": ("analysis.search_cli", "find pictures by text, picture, or a mix of both"),
+    "caption": ("analysis.caption_cli", "caption the pictures of a folder"),
 }
 """Commands that have a module of their own, with `add_arguments(parser)` and `run(args)`."""
 
@@ -128,6 +133,17 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
         )
         _add_flow_arguments(sub, flow)
         sub.set_defaults(run=run_flow)
+    for name, application in APPLICATIONS.items():
+        sub = commands.add_parser(
+            name,
+            help=application.what,
+            description=f"Make {application.what}.",
+            epilog=f"example:\n  {PROG} {application.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        application.arguments(sub)
+        add_common_arguments(sub)
+        sub.set_defaults(run=run_application)
     for name, (module, what) in ELSEWHERE.items():
         sub = commands.add_parser(name, help=what, description=what.capitalize() + ".")
         if name == command:
@@ -165,14 +181,33 @@ def run_flow(args: argparse.Namespace) -> int:
         negative_prompt=args.negative,
         sampler=args.sampler,
         eta=args.eta,
+        interval=None if args.interval is None else tuple(args.interval),
         batch_size=args.batch,
         **{name: getattr(args, name) for name in names if hasattr(args, name)},
     )
     return run_job(job, args)
 
 
-def load_model(args: argparse.Namespace, encoders: bool, extra: Sequence[str] = ()) -> Any:
-    """The model of the common options, with the components of one flow and `extra` ones."""
+def run_application(args: argparse.Namespace) -> int:
+    """One of the applications: load what is needed, check the inputs, make, save, tell."""
+    from analysis.outputs import prepare
+
+    application = APPLICATIONS[args.command]
+    prepare(args.out, args.command)
+    flows, extra = application.needs(args)
+    if args.negative:
+        extra = (*extra, "clip_text", "text_context")
+    vd = load_model(args, encoders=False, extra=extra, flows=flows)
+    return run_job(application.job(vd, args, options_of(args)), args)
+
+
+def load_model(
+    args: argparse.Namespace,
+    encoders: bool,
+    extra: Sequence[str] = (),
+    flows: Sequence[str] | None = None,
+) -> Any:
+    """The model of the common options, with the components of its flows and `extra` ones."""
     import torch
 
     from lib.weights import load
@@ -183,7 +218,7 @@ def load_model(args: argparse.Namespace, encoders: bool, extra: Sequence[str] = 
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
     return load(
         args.model,
-        flows=[args.command],
+        flows=[args.command] if flows is None else flows,
         encoders=encoders,
         components=extra,
         device=args.device,
@@ -191,7 +226,7 @@ def load_model(args: argparse.Namespace, encoders: bool, extra: Sequence[str] = 
     )
 
 
-def run_job(job: Job, args: argparse.Namespace) -> int:
+def run_job(job: Job | Series, args: argparse.Namespace) -> int:
     """Make a job's samples, save them, and tell: paths, or one JSON document."""
     from analysis.batch import make, save_sheet
 
@@ -204,11 +239,16 @@ def run_job(job: Job, args: argparse.Namespace) -> int:
             print(f"{saved.path}{'' if saved.new else '  (was there)'}{text}", flush=True)
 
     sheet: Path | None = None
+    gif: Path | None = None
     trouble: BaseException | None = None
     try:
         make(job, args.out, again=args.again, progress=not args.quiet, report=report)
         if args.sheet and job.data == "image":
             sheet = save_sheet(told, args.out)
+        if getattr(args, "gif", False):
+            from analysis.films import save_film
+
+            gif = save_film(told, args.out)
     except (KeyboardInterrupt, OSError) as error:
         trouble = error
     if args.json:
@@ -218,11 +258,13 @@ def run_job(job: Job, args: argparse.Namespace) -> int:
             "results": results,
             "interrupted": isinstance(trouble, KeyboardInterrupt),
         }
-        if sheet is not None:
-            document["sheet"] = str(sheet)
+        extras = {"sheet": sheet, "film": gif}
+        document |= {name: str(path) for name, path in extras.items() if path is not None}
         print(json.dumps(document, indent=2), flush=True)
-    elif sheet is not None:
-        print(sheet)
+    else:
+        for path in (sheet, gif):
+            if path is not None:
+                print(path)
     if trouble is None:
         return 0
     if isinstance(trouble, BrokenPipeError):
@@ -245,7 +287,7 @@ def _add_flow_arguments(parser: argparse.ArgumentParser, flow: Flow) -> None:
     if flow.takes == flow.makes:
         parser.add_argument(
             "--fidelity",
-            type=_number(float, 0, 1),
+            type=number(float, 0, 1),
             default=0.0,
             metavar="F",
             help="0 (only the content) to 1 (the input itself): how late to start from the input",
@@ -253,7 +295,7 @@ def _add_flow_arguments(parser: argparse.ArgumentParser, flow: Flow) -> None:
     if flow.takes == flow.makes == "image":
         parser.add_argument(
             "--color-match",
-            type=_number(float, 0, 1),
+            type=number(float, 0, 1),
             metavar="KEEP",
             help="put the input's colours on the result, which keeps this share of its own (0...1)",
         )
@@ -266,49 +308,11 @@ def _add_flow_arguments(parser: argparse.ArgumentParser, flow: Flow) -> None:
     if flow.makes == "text":
         parser.add_argument(
             "--temperature",
-            type=_number(float, 0),
+            type=number(float, 0),
             metavar="T",
             help="of decoding: 0 takes the most likely word (default: the model's)",
         )
     add_common_arguments(parser)
-
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that generates."""
-    add = parser.add_argument
-    add("--model", default="vd-mini", help="name or path of the model (default: %(default)s)")
-    add("--n", type=_number(int, 1), default=1, help="samples of each input (default: 1)")
-    add("--seed", type=_number(int, 0), help="of the first sample, the next ones count on")
-    add("--steps", type=_number(int, 1), help="sampling steps (default: the model's)")
-    add("--scale", type=_number(float, 0), help="guidance scale (default: the model's)")
-    add("--negative", metavar="TEXT", help="a text to be guided away from")
-    add("--sampler", default="ddim", help="default: %(default)s")
-    add("--eta", type=_number(float, 0, 1), default=0.0, help="0...1: share of fresh noise a step")
-    add("--out", default="output", metavar="DIR", help="results go to DIR/MODE (default: output)")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the best one here)")
-    add("--dtype", choices=("float32", "float16", "bfloat16"), help="default: by the hardware")
-    add("--batch", type=_number(int, 1), help="samples in memory at a time")
-    add("--again", action="store_true", help="make also what lies in the output folder already")
-    add("--sheet", action="store_true", help="save a contact sheet of the pictures in DIR/sheets")
-    add("--json", action="store_true", help="print one JSON document: the records, with paths")
-    add("--quiet", action="store_true", help="no progress bar, no warnings")
-
-
-def _number(kind: type, low: float, high: float = math.inf) -> Callable[[str], Any]:
-    """A type for argparse: an int or a float from `low` to `high`."""
-    what = "a whole number" if kind is int else "a number"
-    until = " on" if high == math.inf else f" to {high:g}"
-
-    def read(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and low <= value <= high):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} from {low:g}{until}")
-        return value
-
-    return read
 
 
 def _complain(message: str, status: int) -> int:

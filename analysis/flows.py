@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.color import check_color_match, match_color
-from analysis.inputs import Picture, number, pictures, texts, whole_number
-from analysis.sampling import Condition, Job, Sampling, check_context, seeds_from, tensor_digest
+from analysis.inputs import Picture, check_context, number, pictures, texts, whole_number
+from analysis.sampling import Condition, Job, Sampling, seeds_from, tensor_digest
 from lib.config import COMPONENTS, FLOWS, components_for
 from lib.model import Context, VersatileDiffusion
 
@@ -38,6 +38,7 @@ def flow_job(
     negative_prompt: str | None = None,
     sampler: str = "ddim",
     eta: float = 0.0,
+    interval: tuple[float, float] | None = None,
     context: Context | None = None,
     latents: Tensor | None = None,
     batch_size: int | None = None,
@@ -64,7 +65,7 @@ def flow_job(
         steps = vd.spec.steps
     if scale is None:
         scale = vd.spec.scale_text if kind == "text" else vd.spec.scale_image
-    how = Sampling(steps, scale, sampler, eta, fidelity)
+    how = Sampling(steps, scale, sampler, eta, fidelity, interval)
     negative = negative_prompt
     if isinstance(negative, str) and not negative.strip():
         negative = None

@@ -46,6 +46,7 @@ def text_to_image(
     negative_prompt: str | None = None,
     sampler: str = "ddim",
     eta: float = 0.0,
+    interval: tuple[float, float] | None = None,
     context: Context | None = None,
     latents: Tensor | None = None,
     batch_size: int | None = None,
@@ -61,8 +62,9 @@ def text_to_image(
         steps: sampling steps, 1 to 500.
         scale: guidance, 0 or more; 1 is the plain conditional model.
         negative_prompt: what to guide away from.
-        sampler: "ddim".
-        eta: 0 (deterministic) to 1 (fresh noise at every step).
+        sampler: "ddim", or of second order "dpmpp_2m" or "heun" (`lib.sampler`).
+        eta: 0 (deterministic) to 1 (fresh noise at every step); "ddim" only.
+        interval: (low, high) timesteps between which to guide; None guides at all of them.
         context: precomputed text context, (inputs, tokens, width).
         latents: (inputs * n, C, h, w) initial noise.
         batch_size: pictures in memory at a time.
@@ -85,6 +87,7 @@ def text_to_image(
         negative_prompt=negative_prompt,
         sampler=sampler,
         eta=eta,
+        interval=interval,
         context=context,
         latents=latents,
         batch_size=batch_size,
@@ -106,6 +109,7 @@ def image_variation(
     negative_prompt: str | None = None,
     sampler: str = "ddim",
     eta: float = 0.0,
+    interval: tuple[float, float] | None = None,
     context: Context | None = None,
     latents: Tensor | None = None,
     batch_size: int | None = None,
@@ -122,7 +126,7 @@ def image_variation(
         images: pictures or their files, of any mode and size; None with `context`.
         n: variations a picture.
         seed: of the first variation (see the module).
-        steps, scale, sampler, eta: as in `text_to_image`.
+        steps, scale, sampler, eta, interval: as in `text_to_image`.
         fidelity: 0 (only the content) to 1 (the picture itself).
         color_match: None, or the share of its own colours that a variation keeps when the input's
             are put on it: 0 (all replaced) to 1.
@@ -154,6 +158,7 @@ def image_variation(
         negative_prompt=negative_prompt,
         sampler=sampler,
         eta=eta,
+        interval=interval,
         context=context,
         latents=latents,
         batch_size=batch_size,
@@ -173,6 +178,7 @@ def image_to_text(
     negative_prompt: str | None = None,
     sampler: str = "ddim",
     eta: float = 0.0,
+    interval: tuple[float, float] | None = None,
     context: Context | None = None,
     latents: Tensor | None = None,
     batch_size: int | None = None,
@@ -185,7 +191,7 @@ def image_to_text(
         images: pictures or their files, of any mode and size; None with `context`.
         n: texts a picture.
         seed: of the first text (see the module).
-        steps, scale, sampler, eta: as in `text_to_image`.
+        steps, scale, sampler, eta, interval: as in `text_to_image`.
         temperature: of decoding the text latent: 0 takes the most likely token; None is the
             model's default.
         negative_prompt: a text to guide away from; needs the components clip_text and text_context.
@@ -212,6 +218,7 @@ def image_to_text(
         negative_prompt=negative_prompt,
         sampler=sampler,
         eta=eta,
+        interval=interval,
         context=context,
         latents=latents,
         batch_size=batch_size,
@@ -232,6 +239,7 @@ def text_variation(
     negative_prompt: str | None = None,
     sampler: str = "ddim",
     eta: float = 0.0,
+    interval: tuple[float, float] | None = None,
     context: Context | None = None,
     latents: Tensor | None = None,
     batch_size: int | None = None,
@@ -244,7 +252,7 @@ def text_variation(
         texts: what to vary; None with `context`.
         n: variations a text.
         seed: of the first variation (see the module).
-        steps, scale, negative_prompt, sampler, eta: as in `text_to_image`.
+        steps, scale, negative_prompt, sampler, eta, interval: as in `text_to_image`.
         fidelity: 0 (only the content) to 1 (the text itself, as the text VAE decodes it), as in
             `image_variation`.
         temperature: as in `image_to_text`.
@@ -272,6 +280,7 @@ def text_variation(
         negative_prompt=negative_prompt,
         sampler=sampler,
         eta=eta,
+        interval=interval,
         context=context,
         latents=latents,
         batch_size=batch_size,

@@ -14,10 +14,12 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from lib.images import to_pil, to_rgb
+from lib.model import Context, VersatileDiffusion
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,38 @@ def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> f
         until = "on" if high == math.inf else f"to {high:g}"
         raise ValueError(f"{name} is {value!r}: give a number from {low:g} {until}.")
     return float(value)
+
+
+def check_context(vd: VersatileDiffusion, context: Context, kind: str, count: int | None) -> None:
+    """ValueError unless a precomputed context is of that kind and fits the model and the inputs."""
+    if not isinstance(context, Context):
+        raise ValueError(
+            f"context is a {type(context).__name__}: give a lib.model.Context, for example "
+            f'Context("{kind}", tokens).'
+        )
+    if context.kind != kind:
+        raise ValueError(f"context is of kind {context.kind!r}: this mode takes {kind!r}.")
+    batch, length, width = context.tokens.shape
+    if count is not None and batch != count:
+        raise ValueError(f"context has {batch} samples for {count} inputs: give one an input.")
+    if not batch or not length or width != vd.spec.unet.context_dim:
+        raise ValueError(
+            f"context tokens have shape {tuple(context.tokens.shape)}: give (inputs, tokens, "
+            f"{vd.spec.unet.context_dim}), with at least one input and token."
+        )
+    if not bool(torch.isfinite(context.tokens).all()):
+        raise ValueError("context tokens hold NaN or infinite values: look where they come from.")
+
+
+def check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
+    """ValueError unless these are finite initial latents of that shape."""
+    if not isinstance(latents, Tensor) or tuple(latents.shape) != shape:
+        given = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        raise ValueError(
+            f"latents: got {given}, need a tensor of shape {shape}: one initial latent a sample."
+        )
+    if not latents.is_floating_point() or not bool(torch.isfinite(latents).all()):
+        raise ValueError("latents hold something else than finite floats: draw them from N(0, 1).")
 
 
 def _listed(given: Any, what: str) -> list[Any]:

@@ -27,7 +27,7 @@ from analysis.files import claimed_number, held_interrupts, write_all
 from analysis.sheets import contact_sheet
 
 OUT = "output"
-VOLATILE = ("created", "seconds", "versions", "file", "text")
+VOLATILE = ("created", "seconds", "versions", "file", "text", "found")
 """What a record says of one making, and not of what was asked for."""
 
 _KEY = "record"
@@ -81,6 +81,8 @@ class Result:
     def sheet(self, columns: int | None = None, **options: Any) -> Image.Image:
         """The pictures on a contact sheet: a row an input if there are several, seeds below.
 
+        A strip has a row for each seed, in order of what was slid, which stands below.
+
         Args:
             columns: pictures a row.
             options: as `analysis.sheets.contact_sheet` takes them.
@@ -91,6 +93,19 @@ class Result:
         if not self.images:
             raise ValueError(f"{self!r} holds no pictures, so there is no sheet: print its texts.")
         records = [self.record_of(k) for k in range(len(self))]
+        strip = records[0].get("strip")
+        if strip and all(strip in record for record in records):
+            seeds = list(dict.fromkeys(record["seed"] for record in records))
+            rows = [(seeds.index(record["seed"]), record[strip]) for record in records]
+            order = sorted(range(len(self)), key=rows.__getitem__)
+            labels = [f"{strip} {record[strip]:.3g}, seed {record['seed']}" for record in records]
+            labels = options.pop("labels", labels)
+            return contact_sheet(
+                [self.images[k] for k in order],
+                columns or len(records) // len(seeds),
+                labels and [labels[k] for k in order],
+                **options,
+            )
         titles = [title(record) for record in records]
         several = len(set(titles)) > 1
         if columns is None and several:
@@ -130,11 +145,25 @@ class Result:
 
 
 def joined(parts: Iterable[Result]) -> Result:
-    """Results of one job, made batch by batch, as one."""
+    """Results of one job, or of jobs of one mode, made batch by batch, as one.
+
+    What the parts' records do not agree on becomes each sample's own.
+    """
     parts = list(parts)
+    first = parts[0].record
+    differing = {
+        key
+        for part in parts
+        for key, value in part.record.items()
+        if key not in ("samples", "created", "seconds") and first.get(key, part) != value
+    }
     record = {
-        **parts[0].record,
-        "samples": [sample for part in parts for sample in part.record["samples"]],
+        **{key: value for key, value in first.items() if key not in differing},
+        "samples": [
+            {**sample, **{key: part.record[key] for key in sorted(differing)}}
+            for part in parts
+            for sample in part.record["samples"]
+        ],
         "seconds": round(sum(part.record.get("seconds", 0) for part in parts), 3),
     }
     images = [image for part in parts for image in part.images]

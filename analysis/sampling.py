@@ -15,13 +15,13 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib.metadata import version
 from platform import python_version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,18 +29,35 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from analysis.inputs import number, whole_number
+from analysis.inputs import check_latents, number, whole_number
 from analysis.outputs import Result, flat_record, joined
 from lib.images import to_pil
 from lib.model import Context, Mix, VersatileDiffusion
 from lib.noise import SampleNoise, check_seed, draw_seed
-from lib.sampler import Step, ddim
+from lib.sampler import SAMPLERS, Eps, Step, check_eta
 from lib.schedule import NoiseSchedule
 
-SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {"ddim": ddim}
 
-Condition = Callable[[Sequence[int]], tuple[Mix, Sequence[Context] | None]]
-"""Numbers of samples -> contexts with weights, and what to guide away from (None: the default)."""
+class Conditions(NamedTuple):
+    """What conditions a batch. A plain (contexts, nulls) serves as well.
+
+    Attributes:
+        contexts: with their weights.
+        nulls: what to guide away from, one a context; None takes the null contexts.
+        latents: (B, ...) x at the first visited timestep, instead of noise.
+        around: a noise prediction -> the one to sample with.
+        found: what was learnt of each sample on the way, for its record.
+    """
+
+    contexts: Mix
+    nulls: Sequence[Context] | None = None
+    latents: Tensor | None = None
+    around: Callable[[Eps], Eps] | None = None
+    found: Sequence[Mapping[str, Any]] | None = None
+
+
+Condition = Callable[[Sequence[int]], "Conditions | tuple[Mix, Sequence[Context] | None]"]
+"""Numbers of samples -> what conditions them."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,7 @@ class Sampling:
         sampler: a name in `SAMPLERS`.
         eta: 0 (deterministic) to 1 (ancestral): share of fresh noise at every step.
         fidelity: 0 (from noise alone) to 1 (the input itself): how late to start.
+        interval: (low, high) timesteps between which to guide; None guides at all.
     """
 
     steps: int
@@ -60,11 +78,12 @@ class Sampling:
     sampler: str = "ddim"
     eta: float = 0.0
     fidelity: float = 0.0
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler is {self.sampler!r}: choose {' or '.join(SAMPLERS)}.")
-        self.record()
+        check_eta(self.sampler, self.record()["eta"])
 
     def record(self) -> dict[str, Any]:
         """As plain JSON types, so that 3, 3.0 and numpy's 3 are the same.
@@ -78,6 +97,7 @@ class Sampling:
             "sampler": self.sampler,
             "eta": number("eta", self.eta, high=1),
             "fidelity": number("fidelity", self.fidelity, high=1),
+            "interval": None if self.interval is None else _interval(self.interval),
         }
 
     def timesteps(self, schedule: NoiseSchedule) -> list[int]:
@@ -93,7 +113,7 @@ class Sampling:
 def denoise(
     vd: VersatileDiffusion,
     data: str,
-    condition: tuple[Mix, Sequence[Context] | None],
+    condition: Conditions | tuple[Mix, Sequence[Context] | None],
     noise: SampleNoise,
     how: Sampling,
     latents: Tensor | None = None,
@@ -108,9 +128,9 @@ def denoise(
     Args:
         vd: the model.
         data: "image" or "text": what is generated.
-        condition: contexts with weights, and what to guide away from.
+        condition: contexts with weights, what to guide away from, and more (`Conditions`).
         noise: one generator a sample; the first draw is x_T.
-        how: steps, scale, sampler, eta, fidelity.
+        how: steps, scale, sampler, eta, fidelity, interval.
         latents: (B, *vd.latent_shape(data)) to use as x_T instead of that draw.
         start: (B, *vd.latent_shape(data)) scaled latents to start from; needs fidelity > 0.
 
@@ -125,8 +145,10 @@ def denoise(
         return
     if start is not None:
         x = vd.schedule.add_noise(start.to(x), timesteps[-1], x)
-    contexts, nulls = condition
-    eps = vd.guided(contexts, data, how.scale, nulls)
+    given = Conditions(*condition)
+    eps = vd.guided(given.contexts, data, how.scale, given.nulls, how.interval)
+    if given.around is not None:
+        eps = given.around(eps)
     yield from SAMPLERS[how.sampler](eps, x, vd.schedule, timesteps, eta=how.eta, noise=noise)
 
 
@@ -138,7 +160,7 @@ class Job:
         vd: the model.
         mode: name of what is done, and of the results' folder.
         data: "image" or "text": what is generated.
-        how: steps, scale, sampler, eta, fidelity.
+        how: steps, scale, sampler, eta, fidelity, interval.
         seeds: one a sample.
         condition: numbers of samples -> what conditions them.
         samples: what each sample's record has of its own, besides its seed.
@@ -174,7 +196,7 @@ class Job:
         if self.temperature is not None:
             number("temperature", self.temperature)
         if self.latents is not None:
-            _check_latents(self.latents, (len(self), *self.vd.latent_shape(self.data)))
+            check_latents(self.latents, (len(self), *self.vd.latent_shape(self.data)))
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -214,9 +236,9 @@ class Job:
         began = time.perf_counter()
         noise = SampleNoise([self.seeds[k] for k in which])
         start = self.start(which) if self.start is not None and self.how.fidelity > 0 else None
-        latents = None if self.latents is None else self.latents[which]
-        x = start
-        condition = self.condition(which)
+        condition = Conditions(*self.condition(which))
+        latents = condition.latents if self.latents is None else self.latents[which]
+        x = latents if start is None else start
         for step in denoise(self.vd, self.data, condition, noise, self.how, latents, start):
             x = step.x
             bar.update(len(which))
@@ -238,6 +260,9 @@ class Job:
             "seconds": round(time.perf_counter() - began, 3),
             "samples": [self._sample(k) for k in which],
         }
+        if condition.found is not None:
+            for sample, found in zip(record["samples"], condition.found, strict=True):
+                sample["found"] = dict(found)
         return Result(self.mode, record, **made)
 
     def _sample(self, k: int) -> dict[str, Any]:
@@ -278,27 +303,6 @@ def default_batch(vd: VersatileDiffusion, data: str) -> int:
     return max(1, min(32, 1024**2 // vd.spec.image_size**2))
 
 
-def check_context(vd: VersatileDiffusion, context: Context, kind: str, count: int | None) -> None:
-    """ValueError unless a precomputed context is of that kind and fits the model and the inputs."""
-    if not isinstance(context, Context):
-        raise ValueError(
-            f"context is a {type(context).__name__}: give a lib.model.Context, for example "
-            f'Context("{kind}", tokens).'
-        )
-    if context.kind != kind:
-        raise ValueError(f"context is of kind {context.kind!r}: this mode takes {kind!r}.")
-    batch, length, width = context.tokens.shape
-    if count is not None and batch != count:
-        raise ValueError(f"context has {batch} samples for {count} inputs: give one an input.")
-    if not batch or not length or width != vd.spec.unet.context_dim:
-        raise ValueError(
-            f"context tokens have shape {tuple(context.tokens.shape)}: give (inputs, tokens, "
-            f"{vd.spec.unet.context_dim}), with at least one input and token."
-        )
-    if not bool(torch.isfinite(context.tokens).all()):
-        raise ValueError("context tokens hold NaN or infinite values: look where they come from.")
-
-
 def fingerprint(module: nn.Module) -> str:
     """Twelve hexadecimal digits that tell weights apart, without reading all of them.
 
@@ -321,11 +325,11 @@ def tensor_digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def _check_latents(latents: Tensor, shape: tuple[int, ...]) -> None:
-    if not isinstance(latents, Tensor) or tuple(latents.shape) != shape:
-        given = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
-        raise ValueError(
-            f"latents: got {given}, need a tensor of shape {shape}: one initial latent a sample."
-        )
-    if not latents.is_floating_point() or not bool(torch.isfinite(latents).all()):
-        raise ValueError("latents hold something else than finite floats: draw them from N(0, 1).")
+def _interval(given: Sequence[float]) -> list[float]:
+    """An interval of timesteps as plain JSON; ValueError unless it is (low, high)."""
+    if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != 2:
+        raise ValueError(f"interval is {given!r}: give two timesteps, (low, high), or None.")
+    low, high = (number("interval", t) for t in given)
+    if low > high:
+        raise ValueError(f"interval is {given!r}: give the lower timestep first.")
+    return [low, high]

@@ -314,7 +314,12 @@ class VersatileDiffusion(nn.Module):
         return out.to(x.dtype)
 
     def guided(
-        self, contexts: Mix, data: str, scale: float, nulls: Sequence[Context] | None = None
+        self,
+        contexts: Mix,
+        data: str,
+        scale: float,
+        nulls: Sequence[Context] | None = None,
+        interval: tuple[float, float] | None = None,
     ) -> Eps:
         """Noise prediction with classifier-free guidance, ready for a sampler.
 
@@ -324,6 +329,7 @@ class VersatileDiffusion(nn.Module):
             scale: guidance; 1 is the plain conditional model.
             nulls: one context each to guide away from (a negative prompt); None takes
                 `null_context`.
+            interval: (low, high) timesteps between which to guide; None guides at all.
 
         Returns:
             (x_t, t) -> eps.
@@ -347,7 +353,7 @@ class VersatileDiffusion(nn.Module):
         def null(x: Tensor, t: int) -> Tensor:
             return self.eps(x, t, against)
 
-        return guided(cond, null, scale)
+        return guided(cond, null, scale, interval)
 
     # ------------------------------------------------------------------ checks
 

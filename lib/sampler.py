@@ -6,10 +6,22 @@ film strips, early stops are loops around it:
     for step in ddim(eps, x_T, schedule, schedule.ddim_timesteps(50)):
         ...
     x_0 = step.x
+
+All of `SAMPLERS` are called alike and visit the same subsequence of timesteps, noisiest first, down
+to `alpha_bar[0]`:
+
+| | order | predictions a step | |
+|---|---|---|---|
+| `ddim` | 1 | 1 | with eta, the only one that can draw fresh noise |
+| `dpmpp_2m` | 2 | 1 | remembers one step: the best use of few predictions |
+| `heun` | 2 | 2 | remembers nothing, so nothing is lost where it starts or the field bends |
+
+`ddim_inversion` goes the other way, from a clean latent to the noise it comes from.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -73,8 +85,7 @@ def ddim(
     Raises:
         ValueError: eta outside 0 ... 1, or eta > 0 without noise.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}: choose 0 (deterministic) to 1 (ancestral).")
+    check_eta("ddim", eta)
     if eta > 0 and noise is None:
         raise ValueError(f"eta is {eta}, which needs fresh noise at every step: pass noise=.")
     alphas, alphas_prev = schedule.ddim_alphas(list(timesteps))
@@ -89,20 +100,193 @@ def ddim(
         yield Step(i, t, x, x0, e)
 
 
-def guided(cond: Eps, null: Eps, scale: float) -> Eps:
+@torch.no_grad()
+def dpmpp_2m(
+    eps: Eps,
+    x: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int],
+    eta: float = 0.0,
+    noise: SampleNoise | None = None,
+) -> Iterator[Step]:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order from one prediction a step.
+
+    With `alpha = sqrt(alpha_bar)`, `sigma = sqrt(1 - alpha_bar)`, `lambda = log(alpha / sigma)`,
+    from s to t in a step of `h = lambda_t - lambda_s`, after one of h':
+
+        D   = x0_s + r / 2 (x0_s - x0_before),  r = h / h'    (first step: D = x0_s, as in DDIM)
+        x_t = sigma_t / sigma_s x_s - alpha_t (exp(-h) - 1) D
+
+    r is at most 1 here. The subsequence's last but one step, from about t = 20 to 1, is many times
+    longer in lambda than the one before; extrapolating so far would cost most of what the second
+    order gains. Where steps are even, r tends to 1 by itself and the order stays.
+
+    Args:
+        eps, x, schedule, timesteps: as in `ddim`.
+        eta: 0; this sampler is deterministic.
+        noise: not used.
+
+    Yields:
+        One `Step` a timestep, noisiest first; its x0 is the plain estimate, not D.
+
+    Raises:
+        ValueError: eta is not 0.
+    """
+    check_eta("dpmpp_2m", eta)
+    levels, h_before, x0_before = _levels(schedule, timesteps), 0.0, None
+    for i, (t, _, a, a_next) in enumerate(levels):
+        e = eps(x, t)
+        x0 = (x - (1 - a) ** 0.5 * e) / a**0.5
+        h = _log_snr(a_next) - _log_snr(a)
+        d = x0 if x0_before is None else x0 + min(h / h_before, 1) / 2 * (x0 - x0_before)
+        x = ((1 - a_next) / (1 - a)) ** 0.5 * x - a_next**0.5 * math.expm1(-h) * d
+        h_before, x0_before = h, x0
+        yield Step(i, t, x, x0, e)
+
+
+@torch.no_grad()
+def heun(
+    eps: Eps,
+    x: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int],
+    eta: float = 0.0,
+    noise: SampleNoise | None = None,
+) -> Iterator[Step]:
+    """Heun's method on the ODE of DDIM: second order, no memory, two predictions a step.
+
+    With `y = x / sqrt(alpha_bar)` and `s = sqrt((1 - alpha_bar) / alpha_bar)` that ODE is
+    `dy / ds = eps`. DDIM is an Euler step on it; Heun's repeats the step with the mean of the
+    predictions at both ends, each of them a timestep that the model was trained on.
+
+    Args:
+        eps, x, schedule, timesteps: as in `ddim`.
+        eta: 0; this sampler is deterministic.
+        noise: not used.
+
+    Yields:
+        One `Step` a timestep, noisiest first; its x0 and eps are those of the first prediction.
+
+    Raises:
+        ValueError: eta is not 0.
+
+    Source: Karras et al. 2022, algorithm 1, in DDIM's variables (Song et al. 2021, equation 14).
+    """
+    check_eta("heun", eta)
+    for i, (t, t_next, a, a_next) in enumerate(_levels(schedule, timesteps)):
+        e = eps(x, t)
+        euler = _moved(x, e, a, a_next)
+        mean = e if t == t_next else (e + eps(euler, t_next)) / 2
+        x0 = (x - (1 - a) ** 0.5 * e) / a**0.5
+        x = _moved(x, mean, a, a_next)
+        yield Step(i, t, x, x0, e)
+
+
+SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
+    "ddim": ddim,
+    "dpmpp_2m": dpmpp_2m,
+    "heun": heun,
+}
+"""Name -> (eps, x, schedule, timesteps, eta=0.0, noise=None) -> steps."""
+
+
+@torch.no_grad()
+def ddim_inversion(
+    eps: Eps,
+    x: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int],
+    iterations: int = 4,
+) -> Iterator[Step]:
+    """From a clean latent to the noise from which `ddim`, at eta 0, makes it again.
+
+    A step of DDIM from t down to s uses the prediction at its noisy end, which is what is looked
+    for here: `x_t = move(x_s, eps(x_t, t))`. It is found by repeating that equation, starting with
+    `x_t = x_s` on its right hand side. The plain inversion (Song et al. 2021) stops after the first
+    time; every further one brings it closer to the exact inverse where eps changes slowly with x.
+
+    Args:
+        eps: noise prediction (x_t, t) -> like x_t, the one `ddim` is going to use.
+        x: (B, ...) clean latent, taken to lie at `alpha_bar[0]`, where `ddim` ends.
+        schedule, timesteps: as in `ddim`; visited from the start.
+        iterations: predictions a step, from 1 on.
+
+    Yields:
+        One `Step` a timestep, cleanest first: x is the latent *at* t, eps what leads there, so that
+        DDIM with this very eps goes back exactly.
+
+    Raises:
+        ValueError: iterations below 1.
+
+    Source: Pan et al. 2023, "Effective real image editing with accelerated iterative diffusion
+    inversion", section 3.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations is {iterations}: choose a whole number from 1 on.")
+    levels = list(_levels(schedule, timesteps))
+    for i, (t, _, a, a_clean) in enumerate(reversed(levels)):
+        there = x
+        for _ in range(iterations):
+            e = eps(there, t)
+            there = _moved(x, e, a_clean, a)
+        x = there
+        yield Step(i, t, x, (x - (1 - a) ** 0.5 * e) / a**0.5, e)
+
+
+def guided(cond: Eps, null: Eps, scale: float, interval: tuple[float, float] | None = None) -> Eps:
     """Classifier-free guidance: `eps = eps_null + scale (eps_cond - eps_null)`.
 
     At scale 1 the null branch cancels and is not run; at 0 only the null branch is.
 
-    Source: Ho and Salimans 2022, equation 6 (their w is scale - 1).
+    Args:
+        cond: prediction under the condition.
+        null: prediction without it.
+        scale: s, 0 or more.
+        interval: (low, high): guide at low <= t <= high only, elsewhere scale is 1; None always
+            does. Guidance at the noisiest steps costs variety, at the last ones it does nothing.
+
+    Source: Ho and Salimans 2022, equation 6 (their w is scale - 1); Kynkaanniemi et al. 2024 for
+    the interval.
     """
     if scale == 1:
         return cond
-    if scale == 0:
+    if scale == 0 and interval is None:
         return null
+    low, high = (-math.inf, math.inf) if interval is None else interval
 
     def eps(x: Tensor, t: int) -> Tensor:
+        if not low <= t <= high:
+            return cond(x, t)
         base = null(x, t)
-        return base + scale * (cond(x, t) - base)
+        return base if scale == 0 else base + scale * (cond(x, t) - base)
 
     return eps
+
+
+def check_eta(sampler: str, eta: float) -> None:
+    """ValueError unless that sampler can draw that share of fresh noise."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}: choose 0 (deterministic) to 1 (ancestral).")
+    if eta > 0 and sampler != "ddim":
+        raise ValueError(f"eta is {eta}, but {sampler} is deterministic: choose ddim, or eta 0.")
+
+
+def _levels(
+    schedule: NoiseSchedule, timesteps: Sequence[int]
+) -> Iterator[tuple[int, int, float, float]]:
+    """Noisiest first: timestep, the one the step leads to, alpha_bar of both."""
+    alphas, alphas_next = schedule.ddim_alphas(list(timesteps))
+    for k in reversed(range(len(timesteps))):
+        t_next = timesteps[k - 1] if k else 0
+        yield timesteps[k], t_next, alphas[k].item(), alphas_next[k].item()
+
+
+def _moved(x: Tensor, e: Tensor, a: float, a_to: float) -> Tensor:
+    """DDIM at eta 0, from one noise level to another, either way, along the noise e."""
+    x0 = (x - (1 - a) ** 0.5 * e) / a**0.5
+    return a_to**0.5 * x0 + (1 - a_to) ** 0.5 * e
+
+
+def _log_snr(a: float) -> float:
+    """`lambda = log(sqrt(a) / sqrt(1 - a))`."""
+    return 0.5 * math.log(a / (1 - a))

@@ -16,8 +16,7 @@ from lib.model import Context
 from lib.noise import SampleNoise
 from lib.sampler import ddim
 from lib.weights import build, load
-
-from .conftest import drawing
+from tests.conftest import drawing
 
 PROMPTS = ["a large red circle", "a tiny striped star on gray"]
 MODES = {
@@ -381,3 +380,36 @@ def test_fingerprint_tells_weights_apart_in_any_precision(vd):
     one, two = (build(vd.spec, "time_embed").half() for _ in range(2))
     assert fingerprint(one) != fingerprint(two)
     assert fingerprint(one) == fingerprint(one.float())
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun"])
+def test_second_order_samplers_in_every_flow(vd, mode, sampler):
+    function, inputs = MODES[mode]
+    options = {"seed": 3, "steps": 10, "scale": 4, **QUIET}
+    made = function(vd, inputs[0], n=2, sampler=sampler, **options)
+    assert made.record["sampler"] == sampler
+    assert same(made, function(vd, inputs[0], n=2, sampler=sampler, **options))
+    if mode == "t2i":
+        assert not same(made, function(vd, inputs[0], n=2, **options), exactly=False)
+
+
+def test_guidance_only_in_an_interval(vd):
+    options = {"seed": 3, "steps": 10, **QUIET}
+    plain = text_to_image(vd, PROMPTS[0], scale=1, **options)
+    guided = text_to_image(vd, PROMPTS[0], scale=4, **options)
+    some = text_to_image(vd, PROMPTS[0], scale=4, interval=(200, 700), **options)
+    never, always = (
+        text_to_image(vd, PROMPTS[0], scale=4, interval=interval, **options)
+        for interval in ((998, 999), (0, np.int64(999)))
+    )
+    assert same(never, plain, exactly=False)
+    assert same(always, guided, exactly=False)
+    assert not same(some, plain, exactly=False)
+    assert not same(some, guided, exactly=False)
+    assert (some.record["interval"], guided.record["interval"]) == ([200, 700], None)
+
+
+@pytest.mark.parametrize("interval", [(1,), (1, 2, 3), "ab", 5, (9, 3), (-1, 5), (0, None)])
+def test_bad_intervals(vd, interval):
+    with pytest.raises(ValueError, match="interval is"):
+        text_to_image(vd, PROMPTS[0], interval=interval, **QUIET)

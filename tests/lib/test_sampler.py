@@ -1,19 +1,23 @@
 """DDIM where the best noise prediction is known in closed form; guidance as arithmetic."""
 
+from functools import partial
+from itertools import pairwise
+
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 
 from lib.noise import SampleNoise
-from lib.sampler import ddim, guided
+from lib.sampler import SAMPLERS, ddim, ddim_inversion, dpmpp_2m, guided, heun
 from lib.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule()
 MEAN, STD = 0.7, 0.5
 
 
-def exact(x, t):
+def exact(x, t, schedule=SCHEDULE):
     """E[eps | x_t] when x_0 ~ N(MEAN, STD^2)."""
-    a = SCHEDULE.alpha_bar[t].item()
+    a = schedule.alpha_bar[t].item()
     variance = a * STD**2 + 1 - a
     return (1 - a) ** 0.5 * (x - a**0.5 * MEAN) / variance
 
@@ -93,3 +97,123 @@ def test_guidance_extrapolates_and_skips_what_cancels():
     assert guided(cond, null, 1)(x, 1).item() == 3.0
     assert guided(cond, null, 0)(x, 1).item() == 1.0
     assert calls == ["cond", "null"]
+
+
+# ------------------------------------------------------------------ second order
+
+
+def solution(x, t, schedule=SCHEDULE):
+    """Where the ODE takes x from timestep t to 0: probability mass stays in its place."""
+    a, b = (schedule.alpha_bar[k].item() for k in (t, 0))
+    spread = [(c * STD**2 + 1 - c) ** 0.5 for c in (a, b)]
+    return b**0.5 * MEAN + spread[1] / spread[0] * (x - a**0.5 * MEAN)
+
+
+def error(sampler, steps, top=800):
+    timesteps = [t for t in SCHEDULE.ddim_timesteps(steps) if t <= top + 1]
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    return (last(sampler(exact, x, SCHEDULE, timesteps)).x - solution(x, timesteps[-1])).abs().max()
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50, 100])
+@pytest.mark.parametrize("sampler", [dpmpp_2m, heun])
+def test_second_order_is_closer_to_the_exact_solution(sampler, steps):
+    assert error(sampler, steps) < 0.5 * error(ddim, steps)
+
+
+def test_heun_is_closer_with_half_the_steps():
+    for steps in (20, 50, 100):
+        assert error(heun, steps // 2) < error(ddim, steps)
+
+
+@pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (dpmpp_2m, 2), (heun, 2)])
+def test_order_of_convergence(sampler, order):
+    """On a table that is even in log-SNR, twice as many steps leave a half or a quarter of the
+    error."""
+    even = NoiseSchedule(321)
+    even.alpha_bar = torch.sigmoid(2 * torch.linspace(3.5, -2.5, 321, dtype=torch.float64))
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    errors = []
+    for stride in (8, 4, 2, 1):
+        timesteps = list(range(stride, 321, stride))
+        x_0 = last(sampler(partial(exact, schedule=even), x, even, timesteps)).x
+        errors.append((x_0 - solution(x, 320, even)).abs().max())
+    for more, fewer in pairwise(errors):
+        assert torch.log2(more / fewer).item() == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("steps", [3, 8])
+def test_dpmpp_2m_is_that_of_diffusers(steps):
+    """On steps that shrink in log-SNR, where ours does not limit the extrapolation."""
+    table = 0.5 * torch.log(SCHEDULE.alpha_bar / (1 - SCHEDULE.alpha_bar))
+    share = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    wanted = table[0] + (table[999] - table[0]) * share**1.4
+    timesteps = [int((table - value).abs().argmin()) for value in wanted]
+    assert timesteps == sorted(set(timesteps))
+    theirs = DPMSolverMultistepScheduler(
+        trained_betas=SCHEDULE.betas.numpy(),
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        lower_order_final=False,
+        final_sigmas_type="sigma_min",
+    )
+    theirs.set_timesteps(timesteps=timesteps[::-1])
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = x.clone()
+    for step, t in zip(dpmpp_2m(exact, x, SCHEDULE, timesteps), theirs.timesteps, strict=True):
+        assert step.t == t
+        y = theirs.step(exact(y, int(t)), t, y).prev_sample
+        assert torch.allclose(step.x, y, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_every_sampler_is_called_alike(name):
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    path = list(SAMPLERS[name](exact, x, SCHEDULE, [0, 1, 400], eta=0.0, noise=SampleNoise([1, 2])))
+    assert [(step.i, step.t) for step in path] == [(0, 400), (1, 1), (2, 0)]
+    assert torch.allclose(path[0].eps, exact(x, 400))
+    # a step from alpha_bar[0] to alpha_bar[0] goes nowhere
+    assert torch.allclose(path[1].x, path[2].x, atol=1e-6)
+    assert list(SAMPLERS[name](exact, x, SCHEDULE, [])) == []
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "heun"])
+def test_deterministic_samplers_refuse_fresh_noise(name):
+    with pytest.raises(ValueError, match=f"{name} is deterministic: choose ddim"):
+        next(SAMPLERS[name](exact, torch.zeros(1, 2), SCHEDULE, [1], eta=0.5))
+
+
+def test_inversion_comes_closer_with_every_iteration():
+    timesteps = SCHEDULE.ddim_timesteps(10)
+    x = torch.linspace(-1, 2, 9, dtype=torch.float64)[:, None]
+    errors = []
+    for iterations in (1, 4, 60):
+        path = list(ddim_inversion(exact, x, SCHEDULE, timesteps, iterations))
+        assert [step.t for step in path] == timesteps
+        errors.append((last(ddim(exact, path[-1].x, SCHEDULE, timesteps)).x - x).abs().max())
+    assert errors[0] > 2 * errors[1] > 1e-3 > 1e-6 > errors[2]
+    with pytest.raises(ValueError, match="iterations is 0"):
+        next(ddim_inversion(exact, x, SCHEDULE, timesteps, 0))
+
+
+def test_inversion_with_its_own_noise_is_undone_exactly():
+    timesteps = SCHEDULE.ddim_timesteps(10)
+    x = torch.linspace(-1, 2, 9, dtype=torch.float64)[:, None]
+    path = list(ddim_inversion(exact, x, SCHEDULE, timesteps, 1))
+    led = {step.t: step.eps for step in path}
+    back = last(ddim(lambda x, t: led[t], path[-1].x, SCHEDULE, timesteps)).x
+    assert torch.allclose(back, x, atol=1e-12)
+
+
+def test_guidance_only_in_its_interval():
+    def cond(x, t):
+        return torch.full_like(x, 3.0)
+
+    def null(x, t):
+        return torch.full_like(x, 1.0)
+
+    x = torch.zeros(1)
+    eps = guided(cond, null, 2, (100, 500))
+    assert [eps(x, t).item() for t in (99, 100, 500, 501)] == [3, 5, 5, 3]
+    eps = guided(cond, null, 0, (100, 500))
+    assert [eps(x, t).item() for t in (99, 300)] == [3, 1]

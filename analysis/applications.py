@@ -1,0 +1,337 @@
+"""What the applications share: sources of contexts, options, and jobs along a strip.
+
+An application says how the contexts of its inputs become what conditions a sample; the rest is
+`application_job`, and so `analysis.sampling.Job`, as for the four flows. All applications take, by
+keyword, the `Options` below.
+
+Many applications have something to slide: a strength, a focus, a position between two contexts.
+Given several values they make a *strip*: every input and seed at each value, so that along a strip
+nothing else changes. Records name what was slid under "strip".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from analysis.inputs import (
+    Picture,
+    check_context,
+    check_latents,
+    number,
+    pictures,
+    texts,
+    whole_number,
+)
+from analysis.outputs import Result, joined
+from analysis.sampling import Conditions, Job, Sampling, seeds_from, tensor_digest
+from lib.config import COMPONENTS, FLOWS, components_for
+from lib.model import Context, Mix, VersatileDiffusion
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all applications take by keyword.
+
+    Attributes:
+        n: samples of each input (and value of a strip).
+        seed: of the first sample; the next ones count on. None draws one and records it.
+        steps: sampling steps, 1 to 500; None is the model's default.
+        scale: guidance, 0 or more; None is the model's default for the contexts' kinds.
+        negative_prompt: a text to guide away from, in place of the null contexts of texts, or of
+            pictures where only those condition.
+        sampler, eta, interval: as in `analysis.generate.text_to_image`.
+        temperature: of decoding texts; None is the model's default.
+        latents: (inputs * n, ...) initial noise, instead of the seeds'.
+        batch_size: samples in memory at a time.
+    """
+
+    n: int = 1
+    seed: int | None = None
+    steps: int | None = None
+    scale: float | None = None
+    negative_prompt: str | None = None
+    sampler: str = "ddim"
+    eta: float = 0.0
+    interval: tuple[float, float] | None = None
+    temperature: float | None = None
+    latents: Tensor | None = None
+    batch_size: int | None = None
+
+    def sampling(self, vd: VersatileDiffusion, scale: float, fidelity: float = 0.0) -> Sampling:
+        """How to sample; `scale` is taken where none was given."""
+        steps = vd.spec.steps if self.steps is None else self.steps
+        scale = scale if self.scale is None else self.scale
+        return Sampling(steps, scale, self.sampler, self.eta, fidelity, self.interval)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample to make.
+
+    Attributes:
+        input: number of its input.
+        value: number of its value along the strip.
+        seed: of its noise.
+    """
+
+    input: int
+    value: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Texts, pictures, or their precomputed context: checked, and encoded when they are needed.
+
+    Attributes:
+        vd: the model.
+        kind: "text" or "image".
+        given: the texts or pictures; None if there is only their context.
+        precomputed: their context, instead of encoding them.
+    """
+
+    vd: VersatileDiffusion
+    kind: str
+    given: list[str] | list[Picture] | None
+    precomputed: Context | None = None
+
+    @classmethod
+    def of(cls, vd: VersatileDiffusion, kind: str, inputs: Any) -> Source:
+        """Check what was given: texts or pictures, one or many, or a `Context` of that kind.
+
+        Raises:
+            ValueError: none, or one that cannot be used.
+        """
+        if isinstance(inputs, Context):
+            check_context(vd, inputs, kind, None)
+            return cls(vd, kind, None, inputs)
+        if kind == "image":
+            return cls(vd, kind, pictures([] if inputs is None else inputs))
+        prompts = texts([] if inputs is None else inputs, "prompt")
+        check_length(vd, prompts)
+        return cls(vd, kind, prompts)
+
+    def __len__(self) -> int:
+        return len(self.given if self.precomputed is None else self.precomputed)
+
+    def context(self, samples: Sequence[Sample]) -> Context:
+        """The context of each sample's input, encoded once; a single input is everybody's."""
+        which = [0 if len(self) == 1 else sample.input for sample in samples]
+        if self.precomputed is not None:
+            return Context(self.kind, self.precomputed.tokens[which])
+        used = sorted(set(which))
+        found = [self.given[j] for j in used]
+        if self.kind == "text":
+            tokens = self.vd.text_context(found).tokens
+        else:
+            tokens = self.vd.image_context([picture.open() for picture in found]).tokens
+        return Context(self.kind, tokens[[used.index(j) for j in which]])
+
+    def describe(self, j: int) -> dict[str, Any]:
+        """What a record says of input j."""
+        j = 0 if len(self) == 1 else j
+        if self.precomputed is not None:
+            digest = tensor_digest(self.precomputed.tokens[j])
+            return {f"{self.kind}_context": {"kind": self.kind, "sha256": digest}}
+        one = self.given[j]
+        return {"prompt": one} if isinstance(one, str) else {"input": one.describe()}
+
+
+def paired(*sources: Source | None) -> int:
+    """How many inputs there are: sources of one input serve with every input of the others.
+
+    Raises:
+        ValueError: numbers that do not fit.
+    """
+    counts = {len(source) for source in sources if source is not None} - {1}
+    if len(counts) > 1:
+        told = " and ".join(
+            f"{len(s)} {s.kind}{'' if len(s) == 1 else 's'}" for s in sources if s is not None
+        )
+        raise ValueError(f"There are {told}: give as many of each, or a single one to go with all.")
+    return counts.pop() if counts else 1
+
+
+def check_length(vd: VersatileDiffusion, prompts: Sequence[str]) -> None:
+    """ValueError that names the text that is longer than the encoder reads, if there is one."""
+    if prompts and vd.tokenizers is not None:
+        vd.tokenizers.clip_ids(list(prompts))
+
+
+def values_of(name: str, given: Any, low: float = 0.0, high: float = 1.0) -> list[float]:
+    """One number or several, as floats.
+
+    Raises:
+        ValueError: none, or one outside of low ... high.
+    """
+    several = isinstance(given, (list, tuple, Tensor)) or hasattr(given, "__array__")
+    values = [number(name, v, low, high) for v in (list(given) if several else [given])]
+    if not values:
+        raise ValueError(f"There is no {name}: give a number from {low:g} to {high:g}, or several.")
+    return values
+
+
+def application_job(
+    vd: VersatileDiffusion,
+    mode: str,
+    data: str,
+    condition: Callable[[list[Sample]], Mix | Conditions],
+    inputs: Sequence[dict[str, Any]],
+    options: Options,
+    scale: float,
+    *,
+    kinds: Sequence[str],
+    strip: tuple[str, Sequence[Any]] | None = None,
+    settings: dict[str, Any] | None = None,
+    fidelity: float = 0.0,
+    start: Callable[[list[int]], Tensor] | None = None,
+    components: Sequence[str] = (),
+) -> Job:
+    """The samples of an application, checked and not yet made.
+
+    Sample number `(j * n + i) * V + v` is the i-th of input j at the v-th of V values of the strip;
+    its seed is `seed + j * n + i`.
+
+    Args:
+        vd: the model.
+        mode: name of the application.
+        data: "image" or "text": what is generated.
+        condition: samples -> contexts with weights, or all `Conditions`.
+        inputs: what records say of each input.
+        options: of the caller.
+        scale: guidance, if the caller gave none.
+        kinds: of the contexts that condition.
+        strip: name and values of what is slid.
+        settings: what all records say.
+        fidelity, start: how late to start, and numbers of inputs -> the latents to start from.
+        components: that are needed besides those of the flows.
+
+    Raises:
+        ValueError: bad options, or a component that is not loaded.
+    """
+    n, negative = whole_number("n", options.n), options.negative_prompt
+    if isinstance(negative, str) and not negative.strip():
+        negative = None
+    if negative is not None:
+        check_length(vd, texts([negative], "negative prompt"))
+        components = (*components, "clip_text", "text_context")
+    name, values = strip or ("", [None])
+    first = seeds_from(options.seed, len(inputs) * n)
+    samples = [Sample(m // n, v, seed) for m, seed in enumerate(first) for v in range(len(values))]
+    shared: dict[str, Any] = {"negative_prompt": negative, **(settings or {})}
+    if strip:
+        shared["strip"] = name
+    latents = options.latents
+    if latents is not None:
+        check_latents(latents, (len(first), *vd.latent_shape(data)))
+        latents = latents.repeat_interleave(len(values), dim=0)
+    temperature = None
+    if data == "text":
+        temperature = vd.spec.text_vae.temperature
+        temperature = number(
+            "temperature", temperature if options.temperature is None else options.temperature
+        )
+        shared["temperature"] = temperature
+    needed = components_for(
+        [flow for flow, (made, kind) in FLOWS.items() if made == data and kind in kinds],
+        encoders=False,
+    )
+
+    def conditioned(which: Sequence[int]) -> Conditions:
+        made = condition([samples[k] for k in which])
+        made = made if isinstance(made, Conditions) else Conditions(made)
+        if negative is None:
+            return made
+        return made._replace(nulls=_away_from(vd, negative, data, made.contexts))
+
+    return Job(
+        vd=vd,
+        mode=mode,
+        data=data,
+        how=options.sampling(vd, scale, fidelity),
+        seeds=[sample.seed for sample in samples],
+        condition=conditioned,
+        samples=[
+            {**inputs[s.input], **({name: values[s.value]} if strip else {})} for s in samples
+        ],
+        settings=shared,
+        batch_size=options.batch_size,
+        start=None if start is None else lambda which: start([samples[k].input for k in which]),
+        latents=latents,
+        temperature=temperature,
+        components=[part for part in COMPONENTS if part in {*needed, *components}],
+    )
+
+
+def _away_from(vd: VersatileDiffusion, negative: str, data: str, contexts: Mix) -> list[Context]:
+    """The negative text for every text; for pictures, too, if nothing else conditions."""
+    against = vd.text_context([negative])
+    mixed = any(context.kind == "text" for context, _ in contexts)
+    return [
+        vd.null_context("image", data, len(context))
+        if mixed and context.kind == "image"
+        else against.repeat(len(context))
+        for context, _ in contexts
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Jobs with the same inputs and other settings each, one after the other, used like one job.
+
+    For strips along which weights and guidance change: those are the same within a batch.
+
+    Attributes:
+        jobs: at least one.
+    """
+
+    jobs: Sequence[Job]
+
+    @property
+    def mode(self) -> str:
+        """Name of the application."""
+        return self.jobs[0].mode
+
+    @property
+    def data(self) -> str:
+        """What is generated."""
+        return self.jobs[0].data
+
+    @property
+    def seeds(self) -> list[int]:
+        """One a sample."""
+        return [seed for job in self.jobs for seed in job.seeds]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.jobs))
+
+    def record_of(self, k: int) -> dict[str, Any]:
+        """As `Job.record_of`."""
+        job, m = divmod(k, len(self.jobs[0]))
+        return self.jobs[job].record_of(m)
+
+    def run(self, only: Sequence[int] | None = None, progress: bool = True) -> Iterator[Result]:
+        """As `Job.run`."""
+        size = len(self.jobs[0])
+        todo = range(len(self)) if only is None else only
+        for i, job in enumerate(self.jobs):
+            mine = [k - i * size for k in todo if k // size == i]
+            yield from job.run(mine, progress) if mine else ()
+
+    def result(self, progress: bool = True) -> Result:
+        """All samples as one result."""
+        return joined(self.run(progress=progress))
+
+
+def along(name: str, values: Sequence[Any], job_at: Callable[[Any], Job]) -> Series:
+    """A job for each value of a strip; their records say which, and that it is a strip."""
+    jobs = []
+    for value in values:
+        job = job_at(value)
+        samples = [{**sample, name: value} for sample in job.samples]
+        jobs.append(replace(job, samples=samples, settings={**job.settings, "strip": name}))
+    return Series([replace(job, seeds=jobs[0].seeds) for job in jobs])

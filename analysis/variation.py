@@ -1,0 +1,125 @@
+"""Image variation with a focus: what is shown, or how it looks.
+
+`analysis.focus` turns a picture's local CLIP tokens towards its content or its style; a variation
+under the turned context keeps the one and frees the other.
+
+    >>> save(focused(vd, "photo.png", levels=[0, 0.25, 0.5, 0.75, 1], seed=20))
+    >>> save(focused(vd, "photo.png", levels=[-2, -1, 0, 1, 2], scheme="first_release", seed=20))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analysis.applications import Options, Sample, Source, application_job, values_of
+from analysis.flows import Pictures
+from analysis.focus import FIRST_RELEASE, focus_context, focus_first_release
+from analysis.inputs import whole_number
+from analysis.outputs import Result
+from analysis.sampling import Job
+from lib.model import Context, Mix, VersatileDiffusion
+
+SCHEMES = ("focus", "first_release")
+
+
+def focused(
+    vd: VersatileDiffusion,
+    images: Pictures | Context,
+    *,
+    levels: float | list[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    scheme: str = "focus",
+    fidelity: float = 0.0,
+    progress: bool = True,
+    **options: Any,
+) -> Result:
+    """Variations of pictures, along a slider from content to style.
+
+    Each sample's tokens are decomposed by themselves, so a sample is the same alone and in any
+    batch. Null contexts are all zeros, which every level leaves as they are.
+
+    Args:
+        vd: a model with the flow "i2i", and the image encoder if `fidelity` > 0.
+        images: pictures or their files, or their precomputed context.
+        levels: one or several. In the scheme "focus" 0 (content) to 1 (style), 0.5 is a plain
+            variation (`analysis.focus.focus`); in "first_release" the whole numbers -2 (content)
+            to 2 (style), 0 is a plain variation (`analysis.focus.focus_first_release`).
+        scheme: "focus" or "first_release".
+        fidelity: as in `analysis.generate.image_variation`.
+        progress: show a bar.
+        options: `analysis.applications.Options`.
+
+    Returns:
+        Pictures, ordered by input, sample, level.
+
+    Raises:
+        ValueError: bad input, before any compute.
+    """
+    return focus_job(vd, images, levels, scheme, fidelity, Options(**options)).result(progress)
+
+
+def focus_job(
+    vd: VersatileDiffusion,
+    images: Pictures | Context,
+    levels: float | list[float],
+    scheme: str,
+    fidelity: float,
+    options: Options,
+) -> Job:
+    """The samples of `focused`, checked and not yet made."""
+    slid, turn = levels_of(levels, scheme)
+    source = Source.of(vd, "image", images)
+    if fidelity and source.given is None:
+        raise ValueError("fidelity needs the pictures themselves: give them, not their context.")
+
+    def condition(samples: list[Sample]) -> Mix:
+        plain = source.context(samples).tokens
+        tokens = [turn(plain[k : k + 1], slid[s.value]) for k, s in enumerate(samples)]
+        return [(Context("image", torch.cat(tokens)), 1.0)]
+
+    def start(which: list[int]) -> Tensor:
+        return vd.encode_image([source.given[j].open() for j in which])
+
+    return application_job(
+        vd,
+        "focus",
+        "image",
+        condition,
+        [source.describe(j) for j in range(len(source))],
+        options,
+        vd.spec.scale_image,
+        kinds=["image"],
+        strip=("level", slid),
+        settings={"scheme": scheme},
+        fidelity=fidelity,
+        start=start if fidelity else None,
+        components=["image_encoder"] if fidelity else [],
+    )
+
+
+def levels_of(
+    levels: float | list[float], scheme: str
+) -> tuple[list[float], Callable[[Tensor, float], Tensor]]:
+    """Levels, checked, and what turns a whole context (B, 1 + N, D) to one of them.
+
+    Raises:
+        ValueError: an unknown scheme, or a level that it does not have.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme is {scheme!r}: choose {' or '.join(SCHEMES)}.")
+    if scheme == "focus":
+        return values_of("level", levels), focus_context
+    low, high = min(FIRST_RELEASE), max(FIRST_RELEASE)
+    slid = [
+        whole_number("level", int(v) if v == int(v) else v, low)
+        for v in values_of("level", levels, low, high)
+    ]
+
+    def turn(tokens: Tensor, level: float) -> Tensor:
+        local = focus_first_release(tokens[:, 1:], int(level))
+        return torch.cat([tokens[:, :1], local], dim=1)
+
+    return slid, turn
