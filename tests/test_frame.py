@@ -37,8 +37,8 @@ NOTEBOOK = ROOT / "run_inference_analyse.ipynb"
 MODEL = ROOT / "pretrained" / "vd-mini"
 OWN = ("lib", "scenes", "analysis", "training", "benchmarks", "tests")
 TOOLS = {"jupyter", "nbconvert", "open-clip-torch", "ruff", "torchvision"}
-"""Declared without being imported: programs, what transformers' picture preprocessing needs, and the
-CLIP models that the project fixed for evaluating the released model."""
+"""Declared without being imported: programs, what transformers' picture preprocessing needs, and
+the CLIP models that the project fixed for evaluating the released model."""
 NOT_OURS = {"__pycache__", "runs", "output"}
 MB = 1_000_000
 
