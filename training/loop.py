@@ -6,8 +6,7 @@ state of their own, and a run that was stopped and resumed is bit-identical to o
 (same machine, same thread and process count).
 
 Several processes (see `training.parallel`) share a step: each takes its part of the batch,
-gradients are averaged, and all apply the same update. Two processes of one thread train faster than
-one of two threads, because the ops here are too short to split.
+gradients are averaged, and all apply the same update.
 """
 
 from __future__ import annotations
