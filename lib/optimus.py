@@ -47,8 +47,8 @@ class OptimusEncoder(nn.Module):
     Args:
         cfg: sizes.
         attention: `"sdpa"` (torch's fused kernel, the default) or `"eager"` (plain matmul, softmax,
-            matmul). Same numbers; on a CPU short sequences *train* about twice as fast with
-            `"eager"`.
+            matmul). Same numbers; on a CPU short sequences train faster with `"eager"` (see
+            `benchmarks/attention.py`).
         dropout: of attention weights and hidden states, in training mode only.
     """
 

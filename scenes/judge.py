@@ -26,28 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from scenes.draw import SIZE, render_batch
-from scenes.world import (
-    BACKGROUNDS,
-    CANONICAL_RELATIONS,
-    COLORS,
-    SHAPES,
-    SIZES,
-    STYLES,
-    Scene,
-)
+from scenes.world import ATTRIBUTE_VALUES, Scene
 
-HEADS: dict[str, tuple] = {
-    "background": BACKGROUNDS,
-    "style": STYLES,
-    "count": (1, 2),
-    "relation": CANONICAL_RELATIONS,
-    "size1": SIZES,
-    "color1": COLORS,
-    "shape1": SHAPES,
-    "size2": SIZES,
-    "color2": COLORS,
-    "shape2": SHAPES,
-}
+HEADS = ATTRIBUTE_VALUES
 ONLY_OF_TWO = ("relation", "size2", "color2", "shape2")
 IGNORE = -1  # target of a head that does not count
 

@@ -43,10 +43,20 @@ HELD_OUT = (
     ("pink", "diamond"),
 )
 
-ATTRIBUTES = (
-    *("background", "style", "count", "relation"),
-    *("size1", "color1", "shape1", "size2", "color2", "shape2"),
-)
+ATTRIBUTE_VALUES: dict[str, tuple] = {
+    "background": BACKGROUNDS,
+    "style": STYLES,
+    "count": (1, 2),
+    "relation": CANONICAL_RELATIONS,
+    "size1": SIZES,
+    "color1": COLORS,
+    "shape1": SHAPES,
+    "size2": SIZES,
+    "color2": COLORS,
+    "shape2": SHAPES,
+}
+"""What can be said of a canonical scene: thing 1 is the left or upper one."""
+ATTRIBUTES = tuple(ATTRIBUTE_VALUES)
 
 SPLITS = ("test", "heldout", "validation")
 TWO_THINGS = 0.6  # how often a scene has two things, unless the caller says

@@ -8,25 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scenes.world import (
-    BACKGROUNDS,
-    CANONICAL_RELATIONS,
-    COLORS,
-    SHAPES,
-    SIZES,
-    STYLES,
-)
-
-VALUES: dict[str, tuple] = {
-    "background": BACKGROUNDS,
-    "style": STYLES,
-    "count": (1, 2),
-    "relation": CANONICAL_RELATIONS,
-    **{f"size{k}": SIZES for k in (1, 2)},
-    **{f"color{k}": COLORS for k in (1, 2)},
-    **{f"shape{k}": SHAPES for k in (1, 2)},
-}
-"""What the reader reads, in canonical order: thing 1 is the left or upper one."""
+from scenes.world import ATTRIBUTE_VALUES as VALUES
 
 
 def targets(attributes: Sequence[Mapping]) -> Tensor:

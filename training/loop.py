@@ -18,6 +18,7 @@ import os
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -92,7 +93,7 @@ class Recipe:
         return self.lr * (1 - done)
 
 
-class Stage:
+class Stage(ABC):
     """What one stage trains; subclasses fill in the model and the loss.
 
     Attributes:
@@ -105,9 +106,9 @@ class Stage:
     recipe: Recipe
     modules: nn.ModuleDict
 
+    @abstractmethod
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step on data drawn from rng, and numbers to log."""
-        raise NotImplementedError
 
     def gradient_scales(self) -> dict[str, float]:
         """Module name -> factor on its gradients (1 where not named)."""
@@ -117,8 +118,8 @@ class Stage:
         """Quality on held-out data, with the weights as they are now (EMA when called)."""
         return {}
 
-    def export(self, measured: dict[str, float], seconds: float) -> None:
-        """Save the finished weights where the library loads them from."""
+    def export(self, measured: dict[str, float], seconds: float) -> None:  # noqa: B027
+        """Save the finished weights where the library loads them from; by default nowhere."""
 
 
 def generator(seed: int, step: int, rank: int = 0) -> np.random.Generator:
