@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--steps", type=_positive, help="optimizer steps instead of the recipe's")
     parser.add_argument("--batch", type=_positive, help="batch size instead of the recipe's")
+    parser.add_argument("--lr", type=float, help="peak learning rate instead of the recipe's")
     parser.add_argument("--scenes", type=_positive, default=80_000, help="scenes in the pool")
     parser.add_argument(
         "--cached", type=_positive, default=48_000, help="scenes encoded for the flows"

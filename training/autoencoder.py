@@ -23,7 +23,7 @@ from training.export import export
 from training.loop import Recipe, Stage
 
 RECIPE = Recipe(steps=7400, batch=16, lr=8e-4, warmup=100, clip=0.5, ema=0.998)
-BETA = 2e-7
+BETA = 1e-7
 L1 = 0.1
 
 

@@ -100,11 +100,13 @@ class Stage(ABC):
         name: folder name under the run folder.
         recipe: how it is trained.
         modules: everything that is trained, by name.
+        warm: whether the weights were trained before: what only a fresh start needs is left out.
     """
 
     name: str
     recipe: Recipe
     modules: nn.ModuleDict
+    warm: bool = False
 
     @abstractmethod
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:

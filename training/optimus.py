@@ -63,7 +63,7 @@ class OptimusStage(Stage):
 
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Negative log-likelihood of the caption plus beta times the KL term."""
-        ramp = min(1.0, (step + 1) / (WARMUP * self.recipe.steps))
+        ramp = 1.0 if self.warm else min(1.0, (step + 1) / (WARMUP * self.recipe.steps))
         texts = self.pool.captions(rng.integers(len(self.pool), size=self.recipe.batch), rng)
         mean, logvar = self.modules["text_encoder"](self.words.bert_ids(texts))
         z = sample_posterior(mean, logvar, ramp * torch.randn_like(mean))

@@ -36,7 +36,7 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
     """
     if args.threads:
         torch.set_num_threads(args.threads)
-    changes = {"steps": args.steps, "batch": args.batch}
+    changes = {"steps": args.steps, "batch": args.batch, "lr": args.lr}
     recipe = replace(RECIPES[name], **{k: v for k, v in changes.items() if v is not None})
     parallel.start("nccl" if args.device.startswith("cuda") else "gloo")
     if parallel.rank() > 0:  # the first process renders and encodes, the others read
@@ -62,6 +62,7 @@ def warm_start(stage: Stage, folder: Path) -> None:
     vd = load(folder, components=names, device="cpu", dtype=torch.float32)
     for name in names:
         stage.modules[name].load_state_dict(vd.component(name).state_dict())
+    stage.warm = True
 
 
 def _stage(name: str, args: argparse.Namespace, recipe: Recipe) -> Stage:
