@@ -14,6 +14,10 @@ Three objectives, summed:
 
 The readers are dropped afterwards. They are ours, not CLIP's: a model of this size has no 400
 million pairs to learn from.
+
+Captions are learned long before pictures. So a warm start locks the text tower and trains only the
+vision tower against it (the mirror of Zhai et al. 2022, who lock the picture's): a third of a step
+is saved, and whatever was trained on text contexts stays valid.
 """
 
 from __future__ import annotations
@@ -122,6 +126,11 @@ class ClipStage(Stage):
                 "logit_scale": LogitScale(),
             }
         )
+
+    def warmed(self) -> None:
+        """Lock the text tower."""
+        super().warmed()
+        self.modules["clip_text"].requires_grad_(False)
 
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Contrast within the batch, and attributes read from both kinds of tokens."""

@@ -120,6 +120,10 @@ class Stage(ABC):
         """Quality on held-out data, with the weights as they are now (EMA when called)."""
         return {}
 
+    def warmed(self) -> None:
+        """Called when the modules have been given weights that were trained before."""
+        self.warm = True
+
     def export(self, measured: dict[str, float], seconds: float) -> None:  # noqa: B027
         """Save the finished weights where the library loads them from; by default nowhere."""
 

@@ -62,7 +62,7 @@ def warm_start(stage: Stage, folder: Path) -> None:
     vd = load(folder, components=names, device="cpu", dtype=torch.float32)
     for name in names:
         stage.modules[name].load_state_dict(vd.component(name).state_dict())
-    stage.warm = True
+    stage.warmed()
 
 
 def _stage(name: str, args: argparse.Namespace, recipe: Recipe) -> Stage:
