@@ -84,13 +84,17 @@ class Picture:
         return {"size": list(self.source.size), "pixels_sha256": self.sha256}
 
 
-def open_picture(path: str | Path) -> Image.Image:
+def open_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
     """A picture file as RGB, in any format, mode and size that PIL reads; of a film, one frame.
+
+    Args:
+        path: of the file.
+        data: its bytes, if they were read already or come out of an archive.
 
     Raises:
         ValueError: missing, unreadable, damaged, or no picture at all.
     """
-    return _decode(Path(path), _read(Path(path)))
+    return _decode(Path(path), _read(Path(path)) if data is None else data)
 
 
 def pictures(given: Any) -> list[Picture]:
