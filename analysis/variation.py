@@ -10,12 +10,15 @@ under the turned context keeps the one and frees the other.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from analysis.applications import Options, Sample, Source, application_job, values_of
+from analysis.color import check_color_match, match_color
 from analysis.flows import Pictures
 from analysis.focus import FIRST_RELEASE, focus_context, focus_first_release
 from analysis.inputs import whole_number
@@ -33,6 +36,8 @@ def focused(
     levels: float | list[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     scheme: str = "focus",
     fidelity: float = 0.0,
+    color_match: float | None = None,
+    color_method: str = "mean_std",
     progress: bool = True,
     **options: Any,
 ) -> Result:
@@ -48,7 +53,8 @@ def focused(
             variation (`analysis.focus.focus`); in "first_release" the whole numbers -2 (content)
             to 2 (style), 0 is a plain variation (`analysis.focus.focus_first_release`).
         scheme: "focus" or "first_release".
-        fidelity: as in `analysis.generate.image_variation`.
+        fidelity, color_match, color_method: as in `analysis.generate.image_variation`. Towards
+            content the colours drift, too; a colour match puts the input's back at every level.
         progress: show a bar.
         options: `analysis.applications.Options`.
 
@@ -58,7 +64,10 @@ def focused(
     Raises:
         ValueError: bad input, before any compute.
     """
-    return focus_job(vd, images, levels, scheme, fidelity, Options(**options)).result(progress)
+    job = focus_job(
+        vd, images, levels, scheme, fidelity, Options(**options), color_match, color_method
+    )
+    return job.result(progress)
 
 
 def focus_job(
@@ -68,12 +77,20 @@ def focus_job(
     scheme: str,
     fidelity: float,
     options: Options,
+    color_match: float | None = None,
+    color_method: str = "mean_std",
 ) -> Job:
     """The samples of `focused`, checked and not yet made."""
     slid, turn = levels_of(levels, scheme)
     source = Source.of(vd, "image", images)
-    if fidelity and source.given is None:
-        raise ValueError("fidelity needs the pictures themselves: give them, not their context.")
+    if (fidelity or color_match is not None) and source.given is None:
+        raise ValueError(
+            "fidelity and color_match need the pictures themselves: give them, not their context."
+        )
+    settings: dict[str, Any] = {"scheme": scheme, "color_match": None}
+    if color_match is not None:
+        check_color_match(color_match, color_method)
+        settings |= {"color_match": float(color_match), "color_method": color_method}
 
     def condition(samples: list[Sample]) -> Mix:
         plain = source.context(samples).tokens
@@ -83,7 +100,11 @@ def focus_job(
     def start(which: list[int]) -> Tensor:
         return vd.encode_image([source.given[j].open() for j in which])
 
-    return application_job(
+    def finish(k: int, image: Image.Image) -> Image.Image:
+        reference = source.given[k // (options.n * len(slid))]
+        return match_color(image, reference.open(), color_match, color_method)
+
+    job = application_job(
         vd,
         "focus",
         "image",
@@ -93,11 +114,12 @@ def focus_job(
         vd.spec.scale_image,
         kinds=["image"],
         strip=("level", slid),
-        settings={"scheme": scheme},
+        settings=settings,
         fidelity=fidelity,
         start=start if fidelity else None,
         components=["image_encoder"] if fidelity else [],
     )
+    return job if color_match is None else replace(job, finish=finish)
 
 
 def levels_of(

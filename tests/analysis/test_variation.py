@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from analysis.color import match_color
 from analysis.focus import focus_context, focus_first_release
 from analysis.generate import image_variation
 from analysis.outputs import read_record, save
@@ -63,9 +64,32 @@ def test_given_latents_serve_the_whole_strip(vd):
     assert same(made.images[:1], made.images[1:])
 
 
+@pytest.mark.parametrize("method", ["mean_std", "histogram"])
+def test_colours_are_matched_with_each_samples_own_input(vd, tmp_path, method):
+    inputs, options = [drawing(0), drawing(1)], {"n": 2, "levels": [0, 1], "seed": 3, **QUIET}
+    options["batch_size"] = 3  # as rounding may differ between batches, and a match enlarges it
+    plain = focused(vd, inputs, **options)
+    options |= {"color_match": 0.25, "color_method": method}
+    made = focused(vd, inputs, **options)
+    for k, image in enumerate(plain.images):
+        assert same([match_color(image, inputs[k // 4], 0.25, method)], made.images[k : k + 1])
+    assert not same(plain.images, made.images)
+    record = read_record(save(made, tmp_path)[0])
+    assert (record["color_match"], record["color_method"]) == (0.25, method)
+    options |= {"levels": 0.5}
+    assert same(focused(vd, inputs, **options).images, varied(vd, inputs, options))
+
+
+def varied(vd, inputs, options):
+    return image_variation(vd, inputs, **{k: v for k, v in options.items() if k != "levels"}).images
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"color_match": 2}, "color_match is 2"),
+        ({"color_match": 0.5, "color_method": "paint"}, "color_method is 'paint'"),
+        ({"images": Context("image", torch.ones(1, 5, 16)), "color_match": 0.5}, "themselves"),
         ({"levels": 1.5}, "level is 1.5: give a number from 0 to 1"),
         ({"levels": 3, "scheme": "first_release"}, "level is 3: give a number from -2 to 2"),
         ({"levels": 0.5, "scheme": "first_release"}, "level is 0.5: give a whole number from -2"),
