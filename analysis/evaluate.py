@@ -1,198 +1,48 @@
-"""Evaluation: how good a model is, as numbers with intervals, and exactly how they were measured.
+"""Evaluation from the shell: how good a model is, as numbers with intervals.
 
     python -m analysis evaluate --model vd-mini --n 500 --seed 7 --json
+    torchrun --nproc-per-node 2 -m -- analysis evaluate --model vd-mini --n 1000 --seed 7
 
-writes `report.json` and `report.md` to `output/evaluation/<run>/`. A run is named by its settings
-and a digest of everything else that a number may depend on (`analysis.protocol`), so no report is
-overwritten by another one's. Interrupted, the same command goes on (`analysis.rows`).
+writes `report.json`, `report.md` and figures to `output/evaluation/<run>/`. A run is named by its
+settings and a digest of everything else that a number may depend on (`analysis.protocol`), so no
+report is overwritten by another one's. Interrupted, the same command goes on (`analysis.rows`); it
+may be given to several processes, which share the work (`analysis.processes`).
 
-| measured | by |
-|---|---|
-| what pictures show | `scenes.judge`, after it has read real renders of both splits without fault |
-| what captions say | `scenes.captions.parse` |
-| how far pictures are from real ones | `vd`'s own CLIP: secondary, it also conditions the model |
+What is measured on is a *suite*, a module of its own (`analysis.protocol.SUITES`) with
+
+    evaluate(args, settings, out) -> report
+
+    args: all options as they were given (`add_arguments`), those of the suite among them.
+    settings: `analysis.protocol.Settings` made of them, not yet `resolved`.
+    out: the folder in which it makes the run's own: `protocol.claim` takes it, `rows.run` measures
+        into it (and shards), `report.keep` writes the report.
+    report: {"protocol": {"run": name of the run's folder, ...}, "measures": nested dicts of
+        `Estimate`s}, the same in every process.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-import torch
-from PIL import Image
-from torch import Tensor
-
-from analysis import generate, report, scene_summary
+from analysis import processes, report
+from analysis.captioned import FORMATS
+from analysis.feature_models import DEFAULT as DEFAULT_FEATURES
 from analysis.outputs import prepare
-from analysis.protocol import PARTS, SUITES, SWEPT, Settings, identity, run_name
-from analysis.rows import Measured, write_atomic
-from analysis.rows import run as run_task
+from analysis.protocol import PARTS, SUITES, SWEPT, Settings
 from analysis.sampling import SAMPLERS
-from analysis.scene_tasks import Bench, FeatureFunctions, Reader
-from lib.config import FLOWS
-from lib.model import VersatileDiffusion
-from lib.weights import load
-from scenes.judge import JUDGE_FOLDER, load_judge
+from scenes.judge import JUDGE_FOLDER
 
 OUT = Path("output")
 FOLDER = "evaluation"
-JUDGED = ("t2i", "i2i")
-_CLIP = ("clip_text", "clip_vision")
-_AUTOENCODERS = ("image_encoder", "image_decoder", "text_encoder", "text_decoder")
-
-
-def evaluate_scenes(
-    vd: VersatileDiffusion,
-    judge: Reader | None,
-    settings: Settings,
-    modes: Any = generate,
-    *,
-    features: FeatureFunctions | None = None,
-    out: str | Path = OUT / FOLDER,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Measure a model on the suite `scenes`, and write the report.
-
-    Args:
-        vd: the model, with the components that the flows need.
-        judge: what reads pictures; None if no flow makes any.
-        settings: what to measure.
-        modes: where `text_to_image`, `image_variation`, `image_to_text` and `text_variation` come
-            from.
-        features: None takes the model's own CLIP if both of its towers are loaded.
-        out: the run's folder is made in it.
-        progress: bars on stderr.
-
-    Returns:
-        {"protocol": ..., "measures": nested dicts with `Estimate`s}; as written, but for the
-        estimates being plain dicts there.
-
-    Raises:
-        ValueError: the judge is not good enough, or the run's folder belongs to something else.
-    """
-    settings = settings.resolved(vd)
-    if judge is None and needs_judge(settings):
-        raise ValueError(
-            f"Pictures have to be judged: give a judge, or flows without {' and '.join(JUDGED)}."
-        )
-    if features is None and set(_CLIP) <= set(vd.loaded):
-        features = own_features(vd)
-    known = identity(settings, vd, judge, None if features is None else features.name)
-    name = run_name(settings, vd, known)
-    folder = Path(out) / name
-    _claim(folder, known)
-    bench = Bench(vd, judge, modes, settings, features)
-    found: dict[str, Measured] = {}
-    for task in bench.tasks():
-        if "judge-test" in found and not task.name.startswith("judge"):
-            _licence(found)  # before anything is generated for it to judge
-        found[task.name] = run_task(task, folder / "rows", settings.batch, progress)
-    protocol = {
-        "run": name,
-        **known,
-        "finished": max(measured.when for measured in found.values()),
-        "seconds": round(sum(measured.seconds for measured in found.values()), 1),
-    }
-    made = {"protocol": protocol, "measures": summarise(found, settings)}
-    write_atomic(folder / "report.json", report.dumps(made))
-    write_atomic(folder / "report.md", report.to_markdown(made))
-    return made
-
-
-def summarise(found: dict[str, Measured], settings: Settings) -> dict[str, Any]:
-    """All measures, in the order of a report, from the rows of all tasks."""
-    rows = {name: measured.rows for name, measured in found.items()}
-    measures: dict[str, Any] = {}
-    if "t2i" in settings.flows:
-        heldout = scene_summary.t2i(rows["t2i-heldout"])
-        heldout["heldout_objects"] = scene_summary.heldout_objects(rows["t2i-heldout"])
-        measures["t2i"] = {"test": scene_summary.t2i(rows["t2i-test"]), "heldout": heldout}
-        features = scene_summary.t2i_features(rows["t2i-test"])
-        measures["t2i"] |= {"features": features} if features else {}
-    if "i2i" in settings.flows:
-        measures["i2i"] = scene_summary.i2i(rows["i2i-test"])
-    if "i2t" in settings.flows:
-        measures["i2t"] = scene_summary.i2t(rows["i2t-test"])
-    if "t2t" in settings.flows:
-        measures["t2t"] = scene_summary.t2t(rows["t2t-test"])
-    if "reconstruction" in settings.flows:
-        parts = rows["reconstruction-image"], rows["reconstruction-text"]
-        measures["reconstruction"] = scene_summary.reconstruction(*parts)
-    if "judge-test" in found:
-        measures["judge"] = _licence(found)
-    swept = [flow for flow in SWEPT if flow in settings.flows and settings.sweep_scale]
-    if swept:
-        measures["sweep"] = {
-            flow: {
-                f"{scale:g}": scene_summary.sweep(flow, rows[f"sweep-{flow}-{scale:g}"])
-                for scale in settings.sweep_scale
-            }
-            for flow in swept
-        }
-    return measures
-
-
-def needs_judge(settings: Settings) -> bool:
-    """Whether a flow makes pictures."""
-    return bool(set(JUDGED) & set(settings.flows))
-
-
-def own_features(vd: VersatileDiffusion) -> FeatureFunctions:
-    """The model's own CLIP. A generated text that is too long for it loses its end."""
-
-    def images(pictures: Sequence[Image.Image]) -> Tensor:
-        return vd.image_features(pictures)
-
-    def one_text(text: str) -> Tensor:
-        words = text.split()
-        while True:
-            try:
-                return vd.text_features([" ".join(words)])
-            except ValueError:
-                if not words:
-                    raise
-                words = words[: len(words) * 3 // 4]
-
-    def texts(given: Sequence[str]) -> Tensor:
-        try:
-            return vd.text_features(given)
-        except ValueError:
-            return torch.cat([one_text(text) for text in given])
-
-    return FeatureFunctions(f"{vd.spec.name}'s own CLIP", images, texts)
-
-
-def _licence(found: dict[str, Measured]) -> dict[str, Any]:
-    splits = {
-        name.removeprefix("judge-"): measured.rows
-        for name, measured in found.items()
-        if name.startswith("judge-")
-    }
-    return scene_summary.licence(splits)
-
-
-def _claim(folder: Path, known: dict[str, Any]) -> None:
-    """Note in a run's folder what it is for, or check that it is for the same."""
-    path = folder / "protocol.json"
-    if not path.is_file():
-        write_atomic(path, json.dumps(known, indent=2) + "\n")
-        return
-    try:
-        same = json.loads(path.read_text(encoding="utf-8")) == known
-    except ValueError:
-        same = False
-    if not same:
-        raise ValueError(
-            f"{folder} holds another evaluation than this one ({path.name} differs): move it away, "
-            "or write elsewhere with out=."
-        )
-
-
-# ---------------------------------------------------------------------- command line
+_AT_MOST = {
+    "sweep_n": "inputs of every run of a sweep, at most",
+    "search_n": "pictures to search among, at most",
+    "caption_n": "pictures to caption, at most",
+    "caption_candidates": "captions a picture, of which the best is chosen",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -200,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Settings()
     add = parser.add_argument
     add("--model", default="vd-mini", help="name or path of the model (default: %(default)s)")
-    add("--suite", default="scenes", choices=SUITES, help="what to measure on")
+    add("--suite", default="scenes", choices=SUITES, help="what to measure on (%(default)s)")
     add("--n", type=int, default=default.n, help="inputs a flow and split (default: %(default)s)")
     add("--seed", type=int, default=default.seed, help="chooses inputs and noise (%(default)s)")
     add("--flows", type=_words, default=PARTS, metavar="A,B", help=f"of {','.join(PARTS)}")
@@ -208,8 +58,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sampler", default=default.sampler, choices=sorted(SAMPLERS), help="(%(default)s)")
     add("--scale-text", type=float, help="guidance of text contexts (default: the model's)")
     add("--scale-image", type=float, help="guidance of image contexts (default: the model's)")
-    swept = f"also compare these scales ({' and '.join(SWEPT)}, at most {default.sweep_n} inputs)"
+    swept = f"also compare these guidance scales ({' and '.join(SWEPT)})"
     add("--sweep-scale", type=_numbers, default=(), metavar="1,2,3", help=swept)
+    steps = "also compare these numbers of steps (t2i)"
+    add("--sweep-steps", type=_wholes, default=(), metavar="10,20,50", help=steps)
+    samplers = f"samplers to compare them with (default: {','.join(default.sweep_sampler)})"
+    add("--sweep-sampler", type=_words, default=default.sweep_sampler, metavar="A,B", help=samplers)
+    fidelities = "also compare these fidelities to the input, 0 to 1 (i2i)"
+    add("--sweep-fidelity", type=_numbers, default=(), metavar="0,0.5", help=fidelities)
+    for name, told in _AT_MOST.items():
+        value = getattr(default, name)
+        add(f"--{name.replace('_', '-')}", type=int, default=value, help=f"{told} ({value})")
+    add("--data", metavar="FOLDER", help="captioned pictures, for the suite folder")
+    add("--format", choices=FORMATS, help="of the data (default: as it looks)")
+    networks = f"that compare pictures and texts on a folder (default: {DEFAULT_FEATURES})"
+    add("--features", type=_words, metavar="A,B", help=networks)
+    chosen = "of the suite applications, such as focus,edit (default: all)"
+    add("--applications", type=_words, metavar="A,B", help=chosen)
     add("--batch", type=int, default=default.batch, help="inputs at once (default: %(default)s)")
     add("--judge", default=str(JUDGE_FOLDER), help="folder of the judge")
     add("--out", default=str(OUT), metavar="DIR", help=f"report goes to DIR/{FOLDER}/RUN")
@@ -237,35 +102,33 @@ def run(args: argparse.Namespace) -> int:
         scale_text=args.scale_text,
         scale_image=args.scale_image,
         sweep_scale=tuple(args.sweep_scale),
+        sweep_steps=tuple(args.sweep_steps),
+        sweep_sampler=tuple(args.sweep_sampler),
+        sweep_fidelity=tuple(args.sweep_fidelity),
+        **{name: getattr(args, name) for name in _AT_MOST},
         suite=args.suite,
         batch=args.batch,
     )
     prepare(args.out, FOLDER)
-    judge = load_judge(args.judge) if needs_judge(settings) else None
-    rebuilt = _AUTOENCODERS if "reconstruction" in settings.flows else ()
-    vd = load(
-        args.model,
-        flows=[flow for flow in settings.flows if flow in FLOWS],
-        components=(*_CLIP, *rebuilt),
-        encoders=False,
-        device=args.device,
-        dtype=None if args.dtype is None else getattr(torch, args.dtype),
-    )
-    if judge is not None:
-        judge = judge.to(vd.device)
     out = Path(args.out) / FOLDER
-    try:
-        made = evaluate_scenes(vd, judge, settings, out=out, progress=not args.quiet)
-    except KeyboardInterrupt:
-        print("what was measured is kept: the same command goes on from here", file=sys.stderr)
-        raise
-    if args.json:
+    with processes.group():
+        try:
+            made = import_module(SUITES[settings.suite]).evaluate(args, settings, out)
+        except KeyboardInterrupt:
+            print("what was measured is kept: the same command goes on from here", file=sys.stderr)
+            raise
+        if processes.rank() == 0:
+            _show(made, out, args.json)
+    return 0
+
+
+def _show(made: report.Report, out: Path, as_json: bool) -> None:
+    if as_json:
         print(report.dumps(made), end="")
-        return 0
+        return
     folder = out / made["protocol"]["run"]
     print(report.to_text(made["measures"]))
     print(f"{folder / 'report.json'}\n{folder / 'report.md'}")
-    return 0
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -277,3 +140,11 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in _words(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 1,2,3") from error
+
+
+def _wholes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in _words(text))
+    except ValueError as error:
+        told = f"{text!r} is no list of whole numbers such as 10,20,50"
+        raise argparse.ArgumentTypeError(told) from error

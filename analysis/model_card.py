@@ -37,6 +37,24 @@ HEADLINES = (
 )
 """Flow, measure, and where the report has it."""
 
+_STEPS, _FEWER = ("sweep_steps", "t2i"), "all_minus_ddim_50"
+EXTRAS = (
+    ("fewer steps", "20 of dpmpp_2m minus 50 of ddim", (*_STEPS, "dpmpp_2m, 20", _FEWER)),
+    ("", "20 of heun minus 50 of ddim", (*_STEPS, "heun, 20", _FEWER)),
+    ("visual search", "a caption finds its picture first", ("search", "text_to_image", "recall@1")),
+    ("", "among the first 5", ("search", "text_to_image", "recall@5")),
+    ("", "among the first 10", ("search", "text_to_image", "recall@10")),
+    ("", "a picture finds another of its scene", ("search", "image_to_image", "recall@1")),
+    ("", "among the first 5", ("search", "image_to_image", "recall@5")),
+    ("", "among the first 10", ("search", "image_to_image", "recall@10")),
+    ("captions", "exactly the scene, best of several", ("caption", "exact_scene")),
+    ("", "the first of them", ("caption", "of_first", "exact_scene")),
+    ("", "best minus first", ("caption", "best_minus_first")),
+)
+"""The same, of what an evaluation may have left out. A "" in front takes the name before it."""
+
+_EXTRA = {path for _, _, path in EXTRAS}
+
 _BY_ATTRIBUTE = {
     "text to image": ("t2i", "test", "attributes"),
     "never-seen pairs": ("t2i", "heldout", "attributes"),
@@ -62,6 +80,15 @@ def estimate(report: Report, path: Sequence[str]) -> Estimate:
         ) from error
 
 
+def has(report: Report, path: Sequence[str]) -> bool:
+    """Whether a report has that number."""
+    try:
+        estimate(report, path)
+    except ValueError:
+        return False
+    return True
+
+
 def command(report: Report, spec: ModelSpec) -> str:
     """The command line that makes a report again; options that are defaults are left out."""
     settings, usual = report["protocol"]["settings"], Settings()
@@ -76,18 +103,23 @@ def command(report: Report, spec: ModelSpec) -> str:
     for name, default in defaults.items():
         if settings[name] != default:
             words += [f"--{name.replace('_', '-')}", f"{settings[name]}"]
-    if settings["sweep_scale"]:
-        words += ["--sweep-scale", ",".join(f"{scale:g}" for scale in settings["sweep_scale"])]
+    for name in (f"sweep_{kind}" for kind in ("scale", "steps", "sampler", "fidelity")):
+        values = settings.get(name, [])  # older reports know fewer sweeps
+        if values and tuple(values) != getattr(usual, name):
+            told = (value if isinstance(value, str) else f"{value:g}" for value in values)
+            words += [f"--{name.replace('_', '-')}", ",".join(told)]
+    for name in ("sweep_n", "search_n", "caption_n", "caption_candidates"):
+        if settings.get(name, getattr(usual, name)) != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", f"{settings[name]}"]
+    if "search_n" in settings and tuple(settings["flows"]) != usual.flows:
+        words += ["--flows", ",".join(settings["flows"])]
     return shlex.join(words)
 
 
 def measured(report: Report, spec: ModelSpec) -> str:
     """The headline numbers, how they were measured, and the command that does it again."""
     s, run = report["protocol"]["settings"], report["protocol"]["run"]
-    rows = []
-    for flow, what, path in HEADLINES:
-        e = estimate(report, path)
-        rows.append((flow, what, value_text(e), interval_text(e), str(e.n)))
+    rows = _lines(report)
     how = (
         f"`{spec.name}` on scenes that training never saw, up to n = {s['n']} a measure, seed "
         f"{s['seed']}, {s['sampler']}, {s['steps']} steps, guidance {s['scale_text']:g} for texts "
@@ -98,6 +130,24 @@ def measured(report: Report, spec: ModelSpec) -> str:
     lines = table(("", "measured", "value", "95 % interval", "n"), rows, right=2)
     again = f"Run `{run}`, made again by\n`{command(report, spec)}`."
     return "\n".join([_wrapped(how), "", *lines, "", again])
+
+
+def _lines(report: Report) -> list[tuple[str, ...]]:
+    """Rows of the table of headlines: all of `HEADLINES`, and those `EXTRAS` that were measured.
+
+    Raises:
+        ValueError: the report lacks one of `HEADLINES`.
+    """
+    rows: list[tuple[str, ...]] = []
+    flow = told = ""
+    for name, what, path in (*HEADLINES, *EXTRAS):
+        flow = name or flow
+        if path in _EXTRA and not has(report, path):
+            continue
+        e = estimate(report, path)
+        first, told = "" if flow == told else flow, flow  # each name once
+        rows.append((first, what, value_text(e), interval_text(e), str(e.n)))
+    return rows
 
 
 def trained(training: Mapping[str, Any]) -> str:

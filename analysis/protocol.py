@@ -19,14 +19,22 @@ from typing import Any
 
 from torch import nn
 
-from analysis.sampling import Sampling, fingerprint
+from analysis import processes
+from analysis.rows import write_atomic
+from analysis.sampling import SAMPLERS, Sampling, fingerprint
 from lib.config import FLOWS
 from lib.model import VersatileDiffusion
 from lib.noise import check_seed
 
-PARTS = (*FLOWS, "reconstruction")
-SUITES = ("scenes",)
+PARTS = (*FLOWS, "reconstruction", "search", "caption")
+SUITES = {
+    "scenes": "analysis.scenes_suite",
+    "folder": "analysis.folder_suite",
+    "applications": "analysis.applications_suite",
+}
+"""Suite -> the module that measures on it; `analysis.evaluate` says what it has to have."""
 SWEPT = ("t2i", "i2t")
+_COUNTS = ("n", "batch", "sweep_n", "licence_n", "search_n", "caption_n", "caption_candidates")
 _SOURCES = ("lib", "scenes", "analysis")
 _PACKAGES = ("torch", "transformers", "numpy", "pillow")
 
@@ -43,7 +51,13 @@ class Settings:
         scale_text, scale_image: guidance by the kind of context; None is the model's default.
         sampler: one of `analysis.sampling.SAMPLERS`; eta is 0.
         sweep_scale: guidance scales to compare (flows `SWEPT`), on at most `sweep_n` inputs.
-        sweep_n: see there.
+        sweep_steps: numbers of steps to compare, each with all of `sweep_sampler` (flow t2i).
+        sweep_sampler: see there.
+        sweep_fidelity: fidelities to the input to compare (flow i2i).
+        sweep_n: inputs of every run of a sweep, at most.
+        search_n: pictures to search among, at most.
+        caption_n: pictures to caption, at most.
+        caption_candidates: captions a picture, of which CLIP chooses one.
         licence_n: renders of each split that the judge has to read first.
         t2t_pairs: inputs of text variation that get a second sample.
         suite: one of `SUITES`.
@@ -61,7 +75,13 @@ class Settings:
     scale_image: float | None = None
     sampler: str = "ddim"
     sweep_scale: tuple[float, ...] = ()
+    sweep_steps: tuple[int, ...] = ()
+    sweep_sampler: tuple[str, ...] = tuple(SAMPLERS)
+    sweep_fidelity: tuple[float, ...] = ()
     sweep_n: int = 200
+    search_n: int = 500
+    caption_n: int = 100
+    caption_candidates: int = 4
     licence_n: int = 2000
     t2t_pairs: int = 100
     suite: str = "scenes"
@@ -69,7 +89,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        for name in ("n", "batch", "sweep_n", "licence_n"):
+        for name in _COUNTS:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}: give an integer from 1.")
@@ -81,18 +101,22 @@ class Settings:
             raise ValueError(f"flows are {told}: choose from {', '.join(PARTS)}.")
         # one order, so that "i2t,t2i" and "t2i,i2t" are the same run
         object.__setattr__(self, "flows", tuple(part for part in PARTS if part in self.flows))
-        object.__setattr__(self, "sweep_scale", tuple(float(s) for s in self.sweep_scale))
-        if self.sweep_scale and not set(SWEPT) & set(self.flows):
-            raise ValueError(
-                f"A sweep of scales is made of {' and '.join(SWEPT)}, but flows are "
-                f"{', '.join(self.flows)}: add one of them."
-            )
+        for name, kind in (("scale", float), ("steps", int), ("sampler", str), ("fidelity", float)):
+            given = tuple(dict.fromkeys(map(kind, getattr(self, f"sweep_{name}"))))
+            object.__setattr__(self, f"sweep_{name}", given)
+        for name, needed in (("scale", SWEPT), ("steps", ("t2i",)), ("fidelity", ("i2i",))):
+            if getattr(self, f"sweep_{name}") and not set(needed) & set(self.flows):
+                kind = "scales" if name == "scale" else name
+                raise ValueError(
+                    f"A sweep of {kind} is made of {' and '.join(needed)}, but flows are "
+                    f"{', '.join(self.flows)}: add {'one of them' if len(needed) > 1 else 'it'}."
+                )
 
     def resolved(self, vd: VersatileDiffusion) -> Settings:
         """The same with the model's own steps and scales filled in, and checked.
 
         Raises:
-            ValueError: steps, a scale or the sampler are out of range.
+            ValueError: steps, a scale, a fidelity or a sampler are out of range.
         """
         names = ("steps", "scale_text", "scale_image")
         chosen = {name: getattr(self, name) for name in names}
@@ -100,6 +124,11 @@ class Settings:
         settings = replace(self, **defaults)
         for scale in (settings.scale_text, settings.scale_image, *self.sweep_scale):
             Sampling(settings.steps, scale, settings.sampler).timesteps(vd.schedule)
+        for sampler in self.sweep_sampler:
+            for steps in (settings.steps, *self.sweep_steps):
+                Sampling(steps, settings.scale_text, sampler).timesteps(vd.schedule)
+        for fidelity in self.sweep_fidelity:
+            Sampling(settings.steps, settings.scale_image, fidelity=fidelity)
         return settings
 
     def scale(self, flow: str) -> float:
@@ -148,6 +177,31 @@ def run_name(settings: Settings, vd: VersatileDiffusion, known: dict[str, Any]) 
     digest = _digest([json.dumps(known, sort_keys=True).encode()])[:8]
     words = [settings.suite, model, *parts, f"n{settings.n}", f"seed{settings.seed}", digest]
     return "_".join(words)
+
+
+def claim(folder: Path, known: dict[str, Any]) -> None:
+    """Note in a run's folder what it is for, or check that it is for the same.
+
+    Args:
+        folder: of the run, made if needed.
+        known: its `identity`, or what else says all that a number may depend on, as JSON types.
+
+    Raises:
+        ValueError: it is for something else.
+    """
+    path = folder / "protocol.json"
+    if processes.rank() == 0 and not path.is_file():
+        write_atomic(path, json.dumps(known, indent=2) + "\n")
+    processes.wait()
+    try:
+        same = json.loads(path.read_text(encoding="utf-8")) == known
+    except ValueError:
+        same = False
+    if not same:
+        raise ValueError(
+            f"{folder} holds another evaluation than this one ({path.name} differs): move it away, "
+            "or write elsewhere with out=."
+        )
 
 
 def source_hash() -> str:

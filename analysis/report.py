@@ -1,18 +1,30 @@
 """Measured numbers as JSON, as a table for the terminal, and as Markdown.
 
 Measures are nested dicts with `Estimate`s as leaves; nothing here knows what they mean, so a new
-measure needs no new line. The section named "sweep" is laid out as a comparison.
+measure needs no new line. The sections named in `COMPARED` are laid out as comparisons.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from analysis import processes
+from analysis.rows import write_atomic
 from analysis.statistics import Estimate
 
-COMPARED = "sweep"
+Report = dict[str, Any]
+"""{"protocol": ..., "measures": nested dicts with `Estimate`s}."""
+
+COMPARED = {
+    "sweep": ("guidance scales", "scale"),
+    "sweep_steps": ("steps of each sampler", "sampler, steps"),
+    "sweep_fidelity": ("fidelity to the input", "fidelity"),
+}
+"""Sections {flow: {run: measures}} -> what is compared, and head of the column of runs."""
+_UNITS = {"share": "%", "points": "points"}
 _HEAD = ("measure", "value", "95 % interval", "n")
 
 
@@ -30,6 +42,28 @@ def dumps(report: Mapping[str, Any]) -> str:
     return json.dumps(to_json(report), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def keep(made: Report, folder: Path, figures: bool = True) -> None:
+    """Write a report's files into its run's folder: `report.json`, `report.md`, and figures.
+
+    Of several processes one writes; all wait until it has.
+
+    Args:
+        made: the report.
+        folder: of the run.
+        figures: whether it gets those of `analysis.report_figures`.
+    """
+    if processes.rank() == 0:
+        write_atomic(folder / "report.json", dumps(made))
+        links = {}
+        if figures:
+            from analysis import report_figures  # matplotlib is slow to import: for a report only
+
+            drawn = report_figures.draw(made["measures"], folder)
+            links = {title: path.relative_to(folder).as_posix() for title, path in drawn.items()}
+        write_atomic(folder / "report.md", to_markdown(made, links))
+    processes.wait()
+
+
 def value_text(estimate: Estimate) -> str:
     """The number, in a form that suits its kind: "93.2 %", "31.42 dB", "0.87", "-"."""
     return _with_unit(_digits(estimate, estimate.value), estimate)
@@ -39,7 +73,8 @@ def interval_text(estimate: Estimate) -> str:
     """The interval, "90.7 - 95.1 %", or nothing."""
     if estimate.low is None:
         return ""
-    ends = f"{_digits(estimate, estimate.low)} - {_digits(estimate, estimate.high)}"
+    between = " to " if estimate.kind == "points" else " - "  # a minus sign may follow
+    ends = between.join(_digits(estimate, end) for end in (estimate.low, estimate.high))
     return _with_unit(ends, estimate)
 
 
@@ -48,13 +83,17 @@ def _digits(estimate: Estimate, value: float | None) -> str:
         return "-"
     if estimate.kind == "share":
         return f"{100 * value:.1f}"
+    if estimate.kind == "points":
+        return f"{100 * value:+.1f}"
+    if estimate.kind == "count":
+        return f"{value:.0f}"
     if estimate.unit:
         return f"{value:.2f}"
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.3f}"
 
 
 def _with_unit(text: str, estimate: Estimate) -> str:
-    unit = "%" if estimate.kind == "share" else estimate.unit
+    unit = _UNITS.get(estimate.kind, estimate.unit)
     return f"{text} {unit}" if unit and text != "-" else text
 
 
@@ -75,9 +114,10 @@ def _label(name: object) -> str:
 def tables(measures: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
     """(title, rows of cells, the head first) of each section."""
     for title, section in measures.items():
-        if title == COMPARED:
+        if title in COMPARED:
+            compared, head = COMPARED[title]
             for flow, runs in section.items():
-                yield f"{flow}: guidance scales", comparison(runs)
+                yield f"{flow}: {compared}", comparison(runs, head)
             continue
         rows = [_HEAD]
         for path, e in leaves(section):
@@ -85,18 +125,21 @@ def tables(measures: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, .
         yield title, rows
 
 
-def comparison(runs: Mapping[str, Mapping[str, Estimate]]) -> list[tuple[str, ...]]:
-    """One row a scale, one column a measure."""
+def comparison(
+    runs: Mapping[str, Mapping[str, Estimate]], head: str = "scale"
+) -> list[tuple[str, ...]]:
+    """One row a run, one column a measure; a run may lack a measure."""
     names = list(dict.fromkeys(name for run in runs.values() for name in run))
-    rows = [("scale", *map(_label, names), "n")]
-    for scale, run in runs.items():
-        cells = []
-        for name in names:
-            e = run[name]
-            interval = interval_text(e)
-            cells.append(f"{value_text(e)} ({interval})" if interval else value_text(e))
-        rows.append((str(scale), *cells, str(max(e.n for e in run.values()))))
+    rows = [(head, *map(_label, names), "n")]
+    for run_name, run in runs.items():
+        cells = [_cell(run[name]) if name in run else "" for name in names]
+        rows.append((str(run_name), *cells, str(max(e.n for e in run.values()))))
     return rows
+
+
+def _cell(estimate: Estimate) -> str:
+    interval = interval_text(estimate)
+    return f"{value_text(estimate)} ({interval})" if interval else value_text(estimate)
 
 
 def to_text(measures: Mapping[str, Any]) -> str:
@@ -115,15 +158,23 @@ def to_text(measures: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def to_markdown(report: Mapping[str, Any]) -> str:
-    """A whole report: what was measured, every number, and the protocol."""
+def to_markdown(report: Mapping[str, Any], figures: Mapping[str, str] | None = None) -> str:
+    """A whole report: what was measured, figures, every number, and the protocol.
+
+    Args:
+        report: as `keep` takes it.
+        figures: title -> where the picture is, from the report's folder.
+    """
     protocol = report["protocol"]
     lines = [f"# Evaluation `{protocol['run']}`", ""]
     lines += [
         f"{_sentence(protocol)} Intervals are of 95 %: Wilson's for shares, the normal "
-        "approximation for means, the delta method for ratios.",
+        "approximation for means, the delta method for ratios, Bonett and Price's for differences "
+        "of shares of the same inputs.",
         "",
     ]
+    for title, path in (figures or {}).items():
+        lines += [f"![{title}]({path})", ""]
     for title, rows in tables(report["measures"]):
         head, *body = rows
         lines += [f"## {title}", "", _row(head), _row(["---"] + ["---:"] * (len(head) - 1))]

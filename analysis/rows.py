@@ -3,7 +3,8 @@
 A *task* measures n inputs; what it finds for one input is a *row* (plain JSON types), which depends
 on the input's index and the settings alone. Rows are written in chunks as they are found, one file
 a chunk, each whole or not at all. Running a task again reads what is there and measures the rest,
-in whatever chunks: the same rows, whoever measured them and when.
+in whatever chunks: the same rows, whoever measured them and when. So several processes
+(`analysis.processes`) share a task by taking turns at its missing chunks.
 
     <folder>/<task>/000000-000049.json    {"rows": {"0": {...}, ...}, "seconds": ..., "when": ...}
 """
@@ -24,6 +25,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 from tqdm import tqdm
+
+from analysis import processes
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ class Measured:
 
     Attributes:
         rows: one an input.
-        seconds: spent on measuring them, in all sessions together.
+        seconds: spent on measuring them, in all sessions and processes together.
         when: ISO time at which the last one was finished.
     """
 
@@ -62,6 +65,8 @@ class Measured:
 
 def run(task: Task, folder: Path, batch: int, progress: bool = True) -> Measured:
     """All rows of a task: those on disk, and the others measured now and stored.
+
+    Of several processes each measures its share, and all of them return all rows.
 
     Args:
         task: what to measure.
@@ -76,11 +81,13 @@ def run(task: Task, folder: Path, batch: int, progress: bool = True) -> Measured
         raise ValueError(f"batch is {batch}: measure 1 or more inputs at once.")
     folder = folder / task.name
     found, _, _ = _read(folder, task.n)
-    missing = [i for i in range(task.n) if i not in found]
-    with tqdm(
-        total=task.n, initial=len(found), desc=task.name, unit="input", disable=not progress
-    ) as bar:
-        for indices in consecutive(missing, batch):
+    # agreed, since a process that starts late would already see what the others have measured
+    missing = processes.agreed([i for i in range(task.n) if i not in found])
+    mine = shares(missing, batch, processes.world())[processes.rank()]
+    progress = progress and processes.rank() == 0
+    options = {"desc": task.name, "unit": "input", "disable": not progress}
+    with tqdm(total=task.n, initial=task.n - len(missing), **options) as bar:
+        for indices in mine:
             begin = time.perf_counter()
             rows = task.measure(indices)
             assert len(rows) == len(indices), task.name
@@ -90,7 +97,8 @@ def run(task: Task, folder: Path, batch: int, progress: bool = True) -> Measured
                 "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             }
             write_atomic(folder / f"{indices[0]:06d}-{indices[-1]:06d}.json", json.dumps(chunk))
-            bar.update(len(indices))
+            bar.update(min(len(indices) * processes.world(), task.n - bar.n))
+    processes.wait()
     # read back, so that a fresh run and a resumed one go through the same numbers
     rows, seconds, when = _read(folder, task.n)
     return Measured([rows[i] for i in range(task.n)], seconds, when)
@@ -103,6 +111,13 @@ def consecutive(indices: Sequence[int], most: int) -> Iterable[range]:
         if i == len(indices) or indices[i] != indices[i - 1] + 1 or i - start == most:
             yield range(indices[start], indices[i - 1] + 1)
             start = i
+
+
+def shares(indices: Sequence[int], most: int, parties: int) -> list[list[range]]:
+    """Who measures what: the chunks of `consecutive` in turn, smaller ones if they are too few."""
+    most = max(1, min(most, -(-len(indices) // parties)))
+    chunks = list(consecutive(indices, most))
+    return [chunks[i::parties] for i in range(parties)]
 
 
 def _read(folder: Path, n: int) -> tuple[dict[int, Row], float, str]:

@@ -23,13 +23,16 @@ from analysis.metrics import (
     PairwiseDiversity,
     RecallAtK,
 )
+from analysis.retrieval import retrieval
 from analysis.rows import Row, unpack
-from analysis.statistics import Estimate, wilson
+from analysis.statistics import Estimate, paired_difference, wilson
 from analysis.text_metrics import Bleu, CaptionStatistics, CiderD, RougeL
 from scenes.judge import MIN_ACCURACY
 from scenes.world import ATTRIBUTES, Scene
 
 Section = dict[str, Any]  # nested; leaves are Estimates
+RANKS = (1, 5, 10)
+"""k of the recall@k of search."""
 
 
 def licence(rows: Mapping[str, Sequence[Row]]) -> Section:
@@ -198,13 +201,58 @@ def reconstruction(images: Sequence[Row], texts: Sequence[Row]) -> Section:
 
 
 def sweep(flow: str, rows: Sequence[Row]) -> Section:
-    """The few numbers that are compared over guidance scales."""
+    """The few numbers that are compared over guidance scales, or over steps."""
     if flow == "i2t":
         found = _captions(rows)
         return {name: found[name] for name in ("exact_scene", "parsed")}
     found = {"all": t2i(rows)["all"]}
     features = t2i_features(rows)
     return found | {k: features[k] for k in ("frechet_distance", "clip_score") if k in features}
+
+
+def fidelity(rows: Sequence[Row]) -> Section:
+    """What is compared over fidelities: what is kept, and how far a variation is from its input.
+
+    At fidelity 1 nothing is sampled: what is left of the distance is that of the image VAE.
+    """
+    kept = _share(rows, lambda row: row["samples"][0]["right"]["all"])
+    distances = Mean().update([row["to_input"]["generated"]["pixels"] for row in rows])
+    found: Section = {"all_kept": kept, "pixels_to_input": distances.compute()}
+    given, made = _features(rows, "given"), _features(rows, "generated")
+    if given is not None:
+        pairs = PairwiseDiversity("cosine").update(np.stack([given, made], axis=1))
+        found["clip_distance_to_input"] = pairs.compute()
+    return found
+
+
+def search(rows: Sequence[Row]) -> Section:
+    """How often search finds a scene's picture among all: asked by its caption, by another render.
+
+    The numbers of pictures that are searched is the n of every share.
+    """
+    features = {name: _features(rows, name) for name in ("text", "picture", "again")}
+    return retrieval(features["text"], features["picture"], features["again"], ks=RANKS)
+
+
+def captioning(rows: Sequence[Row]) -> Section:
+    """Captions chosen by CLIP among candidates, beside what choice could win.
+
+    `of_first` is what one candidate alone would give, `any_exact_scene` what a perfect choice
+    would; `best_minus_first` is of the same pictures, so its interval is that of pairs.
+    """
+    best, first = ([row[name]["exact"] for row in rows] for name in ("best", "first"))
+    gained = sum(b and not f for b, f in zip(best, first, strict=True))
+    lost = sum(f and not b for b, f in zip(best, first, strict=True))
+    return {
+        "exact_scene": Proportion().update(best).compute(),
+        "parsed": _share(rows, lambda row: row["best"]["parsed"]),
+        "of_first": {
+            "exact_scene": Proportion().update(first).compute(),
+            "parsed": _share(rows, lambda row: row["first"]["parsed"]),
+        },
+        "best_minus_first": paired_difference(gained, lost, len(rows)),
+        "any_exact_scene": _share(rows, lambda row: any(row["exact"])),
+    }
 
 
 # ---------------------------------------------------------------------- parts

@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from analysis.protocol import SWEPT, Settings
+from analysis.protocol import Settings
+from analysis.retrieval import distinct_scenes
 from analysis.rows import Row, Task, pack
 from analysis.scene_rows import at_size, differences, said, seen
 from analysis.text_metrics import same_wording
@@ -31,6 +32,7 @@ from scenes.judge import Reading
 from scenes.world import Scene, split
 
 REFERENCES = 5  # captions of the same scene that a generated one is compared with word by word
+DISTINCT = "distinct"
 _LEAST_ERROR = 1e-10  # 100 dB
 
 
@@ -63,7 +65,8 @@ class Bench:
     Attributes:
         vd: the model.
         judge: reads pictures; None if no flow makes any.
-        modes: where text_to_image, image_variation, image_to_text, text_variation come from.
+        modes: where text_to_image, image_variation, image_to_text, text_variation and caption come
+            from.
         settings: resolved ones.
         features: or None to leave out what needs them.
     """
@@ -88,22 +91,14 @@ class Bench:
             tasks.append(Task("i2t-test", s.n, self.i2t))
         if "t2t" in s.flows:
             tasks.append(Task("t2t-test", s.n, self.t2t))
+        if "search" in s.flows:
+            tasks.append(Task("search", min(s.n, s.search_n), self.search))
+        if "caption" in s.flows:
+            tasks.append(Task("caption", min(s.n, s.caption_n), self.caption))
         if "reconstruction" in s.flows:
             tasks.append(Task("reconstruction-image", s.n, self.image_reconstruction))
             tasks.append(Task("reconstruction-text", s.n, self.text_reconstruction))
-        for flow in SWEPT:
-            for scale in s.sweep_scale if flow in s.flows else ():
-                tasks.append(self.swept(flow, scale))
         return tasks
-
-    def swept(self, flow: str, scale: float) -> Task:
-        """A flow on the first `sweep_n` inputs at another guidance scale; all else is the same."""
-        measure = {
-            "t2i": partial(self.t2i, "test", scale=scale),
-            "i2t": partial(self.i2t, scale=scale),
-        }[flow]
-        n = min(self.settings.n, self.settings.sweep_n)
-        return Task(f"sweep-{flow}-{scale:g}", n, measure)
 
     # ------------------------------------------------------------------ inputs
 
@@ -116,11 +111,15 @@ class Bench:
         return int(self.rng(purpose, 0).integers(2**62))
 
     def scenes(self, name: str, indices: range) -> list[Scene]:
-        """Scenes of a split. A shorter split is the beginning of a longer one."""
+        """Scenes of a split, or the `DISTINCT` ones of the test split.
+
+        A shorter list is the beginning of a longer one.
+        """
         n = self.settings.n
         key = name, n if indices.stop <= n else max(n, self.settings.licence_n)
         if key not in self._splits:
-            self._splits[key] = split(name, key[1], self.settings.seed)
+            make = distinct_scenes if name == DISTINCT else partial(split, name)
+            self._splits[key] = make(key[1], self.settings.seed)
         return self._splits[key][indices.start : indices.stop]
 
     def captions(self, name: str, indices: range) -> list[str]:
@@ -138,16 +137,24 @@ class Bench:
             for s, i in zip(scenes, indices, strict=True)
         ]
 
-    def sampling(self, flow: str, purpose: str, indices: range, scale: float | None = None) -> dict:
-        """Keyword arguments of a mode: input i gets the seed that belongs to it."""
+    def sampling(self, flow: str, purpose: str, indices: range, **changes: Any) -> dict[str, Any]:
+        """Keyword arguments of a mode: input i gets the seed that belongs to it.
+
+        Args:
+            flow: chooses the guidance scale.
+            purpose: owns the seeds.
+            indices: of the inputs.
+            changes: of a run of a sweep.
+        """
         return {
             "n": 1,
             "seed": self.first_seed(purpose) + indices.start,
             "steps": self.settings.steps,
-            "scale": self.settings.scale(flow) if scale is None else scale,
+            "scale": self.settings.scale(flow),
             "sampler": self.settings.sampler,
             "batch_size": self.settings.batch,
             "progress": False,
+            **changes,
         }
 
     # ------------------------------------------------------------------ tasks
@@ -158,10 +165,10 @@ class Bench:
         readings = self.judge.read(self.renders(name, indices, "examination"))
         return [seen(scene, r) for scene, r in zip(scenes, readings, strict=True)]
 
-    def t2i(self, name: str, indices: range, scale: float | None = None) -> list[Row]:
+    def t2i(self, name: str, indices: range, **changes: Any) -> list[Row]:
         """Pictures from complete captions."""
         scenes, captions = self.scenes(name, indices), self.captions(name, indices)
-        sampling = self.sampling("t2i", f"{name} t2i", indices, scale)
+        sampling = self.sampling("t2i", f"{name} t2i", indices, **changes)
         images = self.modes.text_to_image(self.vd, captions, **sampling).images
         readings = self.judge.read(images)
         rows = [
@@ -201,10 +208,29 @@ class Bench:
         self.add_features(rows, "real", real[0])
         return rows
 
-    def i2t(self, indices: range, scale: float | None = None) -> list[Row]:
+    def i2i_once(self, indices: range, **changes: Any) -> list[Row]:
+        """The first variation of a picture, as in `i2i`, and how far it is from the picture."""
+        scenes, given = self.scenes("test", indices), self.renders("test", indices, "given")
+        sampling = self.sampling("i2i", "i2i first", indices, **changes)
+        made = self.modes.image_variation(self.vd, given, **sampling).images
+        rows = [
+            {
+                "scene": scene.attributes(),
+                "samples": [seen(scene, reading)],
+                "to_input": {"generated": differences(image, original)},
+            }
+            for scene, reading, image, original in zip(
+                scenes, self.judge.read(made), made, given, strict=True
+            )
+        ]
+        self.add_features(rows, "given", given)
+        self.add_features(rows, "generated", made)
+        return rows
+
+    def i2t(self, indices: range, **changes: Any) -> list[Row]:
         """Captions of renders."""
         scenes, given = self.scenes("test", indices), self.renders("test", indices, "given")
-        sampling = self.sampling("i2t", "i2t", indices, scale)
+        sampling = self.sampling("i2t", "i2t", indices, **changes)
         texts = self.modes.image_to_text(self.vd, given, **sampling).texts
         rows = []
         for i, scene, text in zip(indices, scenes, texts, strict=True):
@@ -255,6 +281,33 @@ class Bench:
         return [
             {"caption": caption, "match": " ".join(text.split()) == caption} | said(scene, text)
             for scene, caption, text in zip(scenes, captions, texts, strict=True)
+        ]
+
+    def search(self, indices: range) -> list[Row]:
+        """What search compares: two renders of each of n different scenes, and a caption."""
+        scenes = self.scenes(DISTINCT, indices)
+        rows: list[Row] = [{"scene": scene.attributes()} for scene in scenes]
+        self.add_features(rows, "text", self.captions(DISTINCT, indices))
+        self.add_features(rows, "picture", self.renders(DISTINCT, indices, "searched"))
+        self.add_features(rows, "again", self.renders(DISTINCT, indices, "asked with"))
+        return rows
+
+    def caption(self, indices: range) -> list[Row]:
+        """Captions of renders as `analysis.caption` makes them: several, ranked by CLIP."""
+        scenes, given = self.scenes("test", indices), self.renders("test", indices, "given")
+        how = self.sampling("i2t", "caption", indices)
+        n, first = self.settings.caption_candidates, self.first_seed("caption")
+        how |= {"n": n, "seeds": [first + i * n for i in indices]}
+        del how["seed"], how["progress"]  # one a picture instead; it never shows a bar
+        ranked = self.modes.caption(self.vd, given, **how)
+        return [
+            {
+                "best": said(scene, candidates[0].text),
+                # the one that would have been the caption, had there been no others
+                "first": said(scene, min(candidates, key=lambda one: one.seed).text),
+                "exact": [said(scene, one.text)["exact"] for one in candidates],
+            }
+            for scene, candidates in zip(scenes, ranked, strict=True)
         ]
 
     def add_features(self, rows: list[Row], name: str, things: Sequence) -> None:

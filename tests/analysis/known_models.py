@@ -3,13 +3,15 @@
 No weights are needed. Pictures carry their scene along, and the judge looks it up.
 """
 
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from analysis.evaluate import evaluate_scenes
+from analysis.caption_formats import Candidate
 from analysis.protocol import Settings
+from analysis.scenes_suite import evaluate_scenes
 from lib.config import VD_MINI
 from lib.images import to_tensor
 from lib.schedule import NoiseSchedule
@@ -18,7 +20,7 @@ from scenes.draw import render
 from scenes.judge import Reading
 from scenes.world import COLORS, Scene, Thing
 
-SMALL = Settings(n=12, seed=3, licence_n=8, batch=5, t2t_pairs=7)
+SMALL = Settings(n=12, seed=3, licence_n=8, batch=5, t2t_pairs=7, caption_n=6)
 RED, BLUE = Thing("large", "red", "circle"), Thing("small", "blue", "square")
 PAIR = Scene("white", "flat", (RED, BLUE), "left of")
 
@@ -48,11 +50,27 @@ class TellingJudge:
         return readings
 
 
-class FakeModel:
-    """As much of a `VersatileDiffusion` as evaluation touches; perfect autoencoders."""
+def vector_of(scene):
+    """One of its own, of length 1."""
+    generator = torch.Generator().manual_seed(zlib.crc32(repr(scene.key()).encode()))
+    return torch.nn.functional.normalize(torch.randn(16, generator=generator), dim=0)
 
-    spec, loaded, dtype, device = VD_MINI, (), torch.float32, torch.device("cpu")
+
+class FakeModel:
+    """As much of a `VersatileDiffusion` as evaluation touches; perfect autoencoders and CLIP."""
+
+    spec, dtype, device = VD_MINI, torch.float32, torch.device("cpu")
+    loaded = ("clip_text", "clip_vision")
     schedule = NoiseSchedule()
+
+    def component(self, name):
+        return torch.nn.BatchNorm1d(len(name))  # some weights, always the same
+
+    def image_features(self, images):
+        return torch.stack([vector_of(image.info["scene"]) for image in images])
+
+    def text_features(self, texts):
+        return torch.stack([vector_of(parse(text)) for text in texts])
 
     def encode_image(self, images):
         return to_tensor(images)
@@ -72,11 +90,12 @@ class Oracle:
     """Does exactly what is asked; counts and logs the calls."""
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.settings = [], set()
 
     def note(self, flow, inputs, n, seed, scale, **others):
         assert n == 1 and others["progress"] is False
-        assert set(others) == {"steps", "sampler", "batch_size", "progress"}
+        assert set(others) - {"fidelity"} == {"steps", "sampler", "batch_size", "progress"}
+        self.settings.add((flow, others["sampler"], others["steps"], others.get("fidelity")))
         self.calls.append((flow, len(inputs), seed, scale))
         return [np.random.default_rng([seed + i, 1]) for i in range(len(inputs))]
 
@@ -99,6 +118,17 @@ class Oracle:
         rngs = self.note("t2t", texts, **how)
         scenes = [self.imagined(parse(text)) for text in texts]
         return SimpleNamespace(texts=[write(s, r) for s, r in zip(scenes, rngs, strict=True)])
+
+    def caption(self, vd, images, seeds, n, **how):
+        """Candidates in falling order of a score that knows nothing: the last seed wins."""
+        made = []
+        for k in reversed(range(n)):
+            texts = self.image_to_text(
+                vd, images, **how, n=1, seed=seeds[0] + k, progress=False
+            ).texts
+            pairs = zip(texts, seeds, strict=True)
+            made.append([Candidate(text, 0.1 * k, seed + k) for text, seed in pairs])
+        return [tuple(candidates) for candidates in zip(*made, strict=True)]
 
     def imagined(self, scene):
         return scene
@@ -135,6 +165,7 @@ def measures(tmp_path, modes, settings=SMALL, vd=None, judge=None, **options):
         modes,
         out=tmp_path,
         progress=False,
+        figures=False,
         **options,
     )
     return made["measures"]

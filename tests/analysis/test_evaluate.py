@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import evaluate, report, scene_summary, scene_tasks
+from analysis import evaluate, report, scene_summary, scene_tasks, scenes_suite
 from analysis.__main__ import main
-from analysis.evaluate import add_arguments, evaluate_scenes
-from analysis.protocol import Settings
+from analysis.evaluate import add_arguments
+from analysis.protocol import PARTS, Settings
 from analysis.scene_rows import pixels
+from analysis.scenes_suite import evaluate_scenes
 from lib.config import VD_MINI
 from scenes.judge import HEADS, Judge, save_judge
 from scenes.world import split
@@ -178,7 +179,7 @@ def test_texts_too_long_for_clip_lose_their_end():
                 raise ValueError("too long")
             return torch.tensor([[float(len(text.split()))] for text in texts])
 
-    texts = evaluate.own_features(Short()).texts
+    texts = scenes_suite.own_features(Short()).texts
     assert texts(["a b", "a b c d e f g h", ""]).tolist() == [[2], [3], [0]]
 
 
@@ -201,9 +202,9 @@ def command(monkeypatch, tmp_path):
             Judge.__init__(self, width=4, hidden=8)
             TellingJudge.__init__(self)
 
-    monkeypatch.setattr(evaluate, "load", load)
-    monkeypatch.setattr(evaluate, "load_judge", lambda folder: ModuleJudge())
-    monkeypatch.setattr(evaluate.evaluate_scenes, "__defaults__", (Oracle(),))
+    monkeypatch.setattr(scenes_suite, "load", load)
+    monkeypatch.setattr(scenes_suite, "load_judge", lambda folder: ModuleJudge())
+    monkeypatch.setattr(evaluate_scenes, "__defaults__", (Oracle(),))
     monkeypatch.setattr(evaluate, "Settings", small_settings)
     return lambda *words: (evaluate.run(arguments(*words, "--out", str(tmp_path))), loaded)
 
@@ -270,7 +271,7 @@ def test_command_line_prints_one_json_document(command, capsys):
     assert set(loaded["flows"]) == {"t2i", "i2i", "i2t", "t2t"}
     assert printed["protocol"]["settings"]["n"] == 4
     assert printed["protocol"]["settings"]["steps"] == 5
-    assert set(printed["measures"]) == {"t2i", "i2i", "i2t", "t2t", "reconstruction", "judge"}
+    assert set(printed["measures"]) == {*PARTS, "judge"}
 
 
 def test_command_line_prints_a_table_of_some_flows(command, capsys):

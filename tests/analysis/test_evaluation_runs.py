@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from analysis import report, scene_tasks
-from analysis.evaluate import evaluate_scenes
 from analysis.protocol import Settings, identity, run_name
 from analysis.rows import Task, consecutive, pack, unpack
 from analysis.rows import run as run_task
 from analysis.scene_rows import differences, layout, pixels, said
+from analysis.scenes_suite import evaluate_scenes
 from analysis.statistics import Estimate
 from lib.config import VD_MINI
 from scenes.captions import canonical_caption
@@ -76,7 +76,7 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, k):
 
 def test_batches_change_nothing(tmp_path):
     first = measures(tmp_path / "5", Oracle())
-    other = Settings(n=12, seed=3, licence_n=8, batch=12, t2t_pairs=7)
+    other = Settings(n=12, seed=3, licence_n=8, batch=12, t2t_pairs=7, caption_n=6)
     assert measures(tmp_path / "12", Oracle(), other) == first
 
 
@@ -172,7 +172,7 @@ def test_report_on_disk_and_as_tables(tmp_path):
     assert protocol["judge"] == "TellingJudge" and protocol["versions"]["torch"]
     assert protocol["finished"] and protocol["seconds"] >= 0
     text, markdown = report.to_text(made["measures"]), (folder / "report.md").read_text()
-    for title in ("t2i", "i2i", "i2t", "t2t", "reconstruction", "judge"):
+    for title in ("t2i", "i2i", "i2t", "t2t", "reconstruction", "search", "caption", "judge"):
         assert f"\n{title}\n" in f"\n{text}" and f"## {title}\n" in markdown
     row = next(line for line in text.splitlines() if line.startswith("test / all"))
     assert row.split() == ["test", "/", "all", "100.0", "%", "75.8", "-", "100.0", "%", "12"]
@@ -200,7 +200,7 @@ def test_numbers_in_tables(estimate, value, interval):
         ({"n": 0}, "n is 0: give an integer from 1"),
         ({"batch": -1}, "batch is -1"),
         ({"seed": -1}, "seed is -1"),
-        ({"flows": ("t2v",)}, "'t2v': choose from t2i, i2i, i2t, t2t, reconstruction"),
+        ({"flows": ("t2v",)}, r"'t2v': choose from t2i, .*, caption\."),
         ({"flows": ()}, "nothing: choose from"),
         ({"suite": "coco"}, "no suite 'coco'"),
         ({"flows": ("t2t",), "sweep_scale": (1.0,)}, "add one of them"),

@@ -8,10 +8,11 @@ import shutil
 import pytest
 
 from analysis import model_card, publish, scene_tasks
-from analysis.evaluate import evaluate_scenes
+from analysis.protocol import PARTS
 from analysis.sampling import fingerprint
-from analysis.statistics import wilson
-from lib.config import COMPONENTS, VD_MINI
+from analysis.scenes_suite import evaluate_scenes
+from analysis.statistics import paired_difference, wilson
+from lib.config import COMPONENTS, FLOWS, VD_MINI
 from tests.analysis.known_models import SMALL, FakeModel, Oracle, TellingJudge, tagged
 
 STAGE = {
@@ -36,7 +37,7 @@ Between.
 def report(tmp_path, monkeypatch):
     """The report of a model that does all that is asked."""
     monkeypatch.setattr(scene_tasks, "render", tagged)
-    options = {"out": tmp_path / "evaluation", "progress": False}
+    options = {"out": tmp_path / "evaluation", "progress": False, "figures": False}
     made = evaluate_scenes(FakeModel(), TellingJudge(), SMALL, Oracle(), **options)
     path = tmp_path / "evaluation" / made["protocol"]["run"] / "report.json"
     return json.loads(path.read_text())
@@ -90,12 +91,61 @@ def test_publishing_again_changes_nothing(place):
 
 def test_the_command_names_what_is_not_default(report):
     assert model_card.command(report, VD_MINI) == (
-        f"python -m analysis evaluate --model vd-mini --n {SMALL.n} --seed {SMALL.seed}"
+        f"python -m analysis evaluate --model vd-mini --n {SMALL.n} --seed {SMALL.seed} "
+        f"--caption-n {SMALL.caption_n}"
     )
     report["protocol"]["settings"] |= {"steps": 20, "scale_image": 4.5, "sweep_scale": [1.0, 2.5]}
     assert model_card.command(report, VD_MINI).endswith(
-        "--steps 20 --scale-image 4.5 --sweep-scale 1,2.5"
+        "--steps 20 --scale-image 4.5 --sweep-scale 1,2.5 --caption-n 6"
     )
+    report["protocol"]["settings"] |= {
+        "steps": VD_MINI.steps,
+        "scale_image": VD_MINI.scale_image,
+        "sweep_scale": [],
+        "sweep_steps": [20, 50],
+        "sweep_sampler": ["ddim", "heun"],
+        "sweep_fidelity": [0.0, 0.25],
+        "caption_n": 30,
+        "flows": [part for part in PARTS if part != "search"],
+    }
+    words = model_card.command(report, VD_MINI).split(" --seed 3 ")[1]
+    assert words == (
+        "--sweep-steps 20,50 --sweep-sampler ddim,heun --sweep-fidelity 0,0.25 --caption-n 30 "
+        "--flows t2i,i2i,i2t,t2t,reconstruction,caption"
+    )
+
+
+NEWER = ("sweep_steps", "sweep_sampler", "sweep_fidelity", "search_n", "caption_n")
+
+
+def test_reports_from_before_search_and_captions_are_still_published(place, report):
+    for name in (*NEWER, "caption_candidates"):
+        del report["protocol"]["settings"][name]
+    report["protocol"]["settings"]["flows"] = [*FLOWS, "reconstruction"]
+    for name in ("search", "caption"):
+        del report["measures"][name]
+    place["report"].write_text(json.dumps(report))
+    card, readme = (path.read_text() for path in publish.publish(**place)[:2])
+    for text in (card, readme):
+        assert "visual search" not in text and "captions |" not in text
+        assert f"evaluate --model tiny --n {SMALL.n} --seed {SMALL.seed} " in text
+        assert not re.search(r"--(sweep|search|caption|flows)", text)
+
+
+def test_what_was_measured_besides_is_published(place, report):
+    difference = paired_difference(3, 5, 200).to_dict()
+    runs = {"heun, 20": {"all_minus_ddim_50": difference}, "ddim, 20": {}}
+    report["measures"]["sweep_steps"] = {"t2i": runs}
+    report["measures"]["caption"]["exact_scene"] = wilson(5, 6).to_dict()
+    place["report"].write_text(json.dumps(report))
+    card, readme = (path.read_text() for path in publish.publish(**place)[:2])
+    for text in (card, readme):
+        line = "| fewer steps | 20 of heun minus 50 of ddim | -1.0 points | -4.1 to +2.1 points |"
+        assert f"{line} 200 |" in text
+        assert "dpmpp_2m" not in text
+        assert "| visual search | a caption finds its picture first | 100.0 % |" in text
+        assert "|  | a picture finds another of its scene | 100.0 % |" in text
+        assert "| captions | exactly the scene, best of several | 83.3 % |" in text
 
 
 @pytest.mark.parametrize("path", [path for _, _, path in model_card.HEADLINES] + [("judge",)])
