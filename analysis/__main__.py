@@ -31,9 +31,9 @@ from analysis.commands import APPLICATIONS, options_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from analysis.applications import Series
     from analysis.batch import Saved
     from analysis.sampling import Job
+    from analysis.series import Series
 
 PROG = "python -m analysis"
 
@@ -85,6 +85,7 @@ ELSEWHERE = {
     "evaluate": ("analysis.evaluate", "measure a model on scenes"),
     "search": ("analysis.search_cli", "find pictures by text, picture, or a mix of both"),
     "caption": ("analysis.caption_cli", "caption the pictures of a folder"),
+    "gallery": ("analysis.gallery", "write a page to compare results on"),
 }
 """Commands that have a module of their own, with `add_arguments(parser)` and `run(args)`."""
 
@@ -182,6 +183,8 @@ def run_flow(args: argparse.Namespace) -> int:
         sampler=args.sampler,
         eta=args.eta,
         interval=None if args.interval is None else tuple(args.interval),
+        noise=args.noise,
+        output=args.output,
         batch_size=args.batch,
         **{name: getattr(args, name) for name in names if hasattr(args, name)},
     )
@@ -230,6 +233,11 @@ def run_job(job: Job | Series, args: argparse.Namespace) -> int:
     """Make a job's samples, save them, and tell: paths, or one JSON document."""
     from analysis.batch import make, save_sheet
 
+    kind = getattr(args, "film", None)
+    if args.output != "pil" and (args.sheet or kind):
+        raise ValueError(
+            f"--sheet and --film need pictures, --as {args.output} makes none: leave one out."
+        )
     told: list[Saved] = []
 
     def report(saved: Saved) -> None:
@@ -239,16 +247,16 @@ def run_job(job: Job | Series, args: argparse.Namespace) -> int:
             print(f"{saved.path}{'' if saved.new else '  (was there)'}{text}", flush=True)
 
     sheet: Path | None = None
-    gif: Path | None = None
+    film: Path | None = None
     trouble: BaseException | None = None
     try:
         make(job, args.out, again=args.again, progress=not args.quiet, report=report)
         if args.sheet and job.data == "image":
             sheet = save_sheet(told, args.out)
-        if getattr(args, "gif", False):
+        if kind:
             from analysis.films import save_film
 
-            gif = save_film(told, args.out)
+            film = save_film(told, args.out, kind=kind)
     except (KeyboardInterrupt, OSError) as error:
         trouble = error
     if args.json:
@@ -258,11 +266,11 @@ def run_job(job: Job | Series, args: argparse.Namespace) -> int:
             "results": results,
             "interrupted": isinstance(trouble, KeyboardInterrupt),
         }
-        extras = {"sheet": sheet, "film": gif}
+        extras = {"sheet": sheet, "film": film}
         document |= {name: str(path) for name, path in extras.items() if path is not None}
         print(json.dumps(document, indent=2), flush=True)
     else:
-        for path in (sheet, gif):
+        for path in (sheet, film):
             if path is not None:
                 print(path)
     if trouble is None:

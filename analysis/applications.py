@@ -11,8 +11,8 @@ nothing else changes. Records name what was slid under "strip".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -26,8 +26,8 @@ from analysis.inputs import (
     texts,
     whole_number,
 )
-from analysis.outputs import Result, joined
-from analysis.sampling import Conditions, Job, Sampling, seeds_from, tensor_digest
+from analysis.sampling import Conditions, Job, tensor_digest
+from analysis.settings import Sampling
 from lib.config import COMPONENTS, FLOWS, components_for
 from lib.model import Context, Mix, VersatileDiffusion
 
@@ -46,6 +46,9 @@ class Options:
         sampler, eta, interval: as in `analysis.generate.text_to_image`.
         temperature: of decoding texts; None is the model's default.
         latents: (inputs * n, ...) initial noise, instead of the seeds'.
+        noise: "sample", or "official": the released code's, one draw for the n samples of an input
+            (`analysis.settings`).
+        output: "pil" (pictures, or strings), "tensor" or "latents" (`analysis.decoding`).
         batch_size: samples in memory at a time.
     """
 
@@ -59,13 +62,15 @@ class Options:
     interval: tuple[float, float] | None = None
     temperature: float | None = None
     latents: Tensor | None = None
+    noise: str = "sample"
+    output: str = "pil"
     batch_size: int | None = None
 
     def sampling(self, vd: VersatileDiffusion, scale: float, fidelity: float = 0.0) -> Sampling:
         """How to sample; `scale` is taken where none was given."""
         steps = vd.spec.steps if self.steps is None else self.steps
         scale = scale if self.scale is None else self.scale
-        return Sampling(steps, scale, self.sampler, self.eta, fidelity, self.interval)
+        return Sampling(steps, scale, self.sampler, self.eta, fidelity, self.interval, self.noise)
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,13 @@ class Sample:
         input: number of its input.
         value: number of its value along the strip.
         seed: of its noise.
+        row: which of the n samples of its input.
     """
 
     input: int
     value: int
     seed: int
+    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,7 +201,7 @@ def application_job(
     """The samples of an application, checked and not yet made.
 
     Sample number `(j * n + i) * V + v` is the i-th of input j at the v-th of V values of the strip;
-    its seed is `seed + j * n + i`.
+    its seed is `seed + j * n + i` (with official noise, `seed + i`).
 
     Args:
         vd: the model.
@@ -220,8 +227,11 @@ def application_job(
         check_length(vd, texts([negative], "negative prompt"))
         components = (*components, "clip_text", "text_context")
     name, values = strip or ("", [None])
-    first = seeds_from(options.seed, len(inputs) * n)
-    samples = [Sample(m // n, v, seed) for m, seed in enumerate(first) for v in range(len(values))]
+    how = options.sampling(vd, scale, fidelity)
+    first = how.seeds(options.seed, len(inputs), n)
+    samples = [
+        Sample(m // n, v, seed, m % n) for m, seed in enumerate(first) for v in range(len(values))
+    ]
     shared: dict[str, Any] = {"negative_prompt": negative, **(settings or {})}
     if strip:
         shared["strip"] = name
@@ -252,7 +262,7 @@ def application_job(
         vd=vd,
         mode=mode,
         data=data,
-        how=options.sampling(vd, scale, fidelity),
+        how=how,
         seeds=[sample.seed for sample in samples],
         condition=conditioned,
         samples=[
@@ -264,6 +274,7 @@ def application_job(
         latents=latents,
         temperature=temperature,
         components=[part for part in COMPONENTS if part in {*needed, *components}],
+        output=options.output,
     )
 
 
@@ -277,61 +288,3 @@ def _away_from(vd: VersatileDiffusion, negative: str, data: str, contexts: Mix) 
         else against.repeat(len(context))
         for context, _ in contexts
     ]
-
-
-@dataclass(frozen=True, eq=False)
-class Series:
-    """Jobs with the same inputs and other settings each, one after the other, used like one job.
-
-    For strips along which weights and guidance change: those are the same within a batch.
-
-    Attributes:
-        jobs: at least one.
-    """
-
-    jobs: Sequence[Job]
-
-    @property
-    def mode(self) -> str:
-        """Name of the application."""
-        return self.jobs[0].mode
-
-    @property
-    def data(self) -> str:
-        """What is generated."""
-        return self.jobs[0].data
-
-    @property
-    def seeds(self) -> list[int]:
-        """One a sample."""
-        return [seed for job in self.jobs for seed in job.seeds]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.jobs))
-
-    def record_of(self, k: int) -> dict[str, Any]:
-        """As `Job.record_of`."""
-        job, m = divmod(k, len(self.jobs[0]))
-        return self.jobs[job].record_of(m)
-
-    def run(self, only: Sequence[int] | None = None, progress: bool = True) -> Iterator[Result]:
-        """As `Job.run`."""
-        size = len(self.jobs[0])
-        todo = range(len(self)) if only is None else only
-        for i, job in enumerate(self.jobs):
-            mine = [k - i * size for k in todo if k // size == i]
-            yield from job.run(mine, progress) if mine else ()
-
-    def result(self, progress: bool = True) -> Result:
-        """All samples as one result."""
-        return joined(self.run(progress=progress))
-
-
-def along(name: str, values: Sequence[Any], job_at: Callable[[Any], Job]) -> Series:
-    """A job for each value of a strip; their records say which, and that it is a strip."""
-    jobs = []
-    for value in values:
-        job = job_at(value)
-        samples = [{**sample, name: value} for sample in job.samples]
-        jobs.append(replace(job, samples=samples, settings={**job.settings, "strip": name}))
-    return Series([replace(job, seeds=jobs[0].seeds) for job in jobs])

@@ -26,6 +26,19 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("LOW", "HIGH"),
         help="guide from timestep LOW to HIGH only (default: always)",
     )
+    add(
+        "--noise",
+        choices=("sample", "official"),
+        default="sample",
+        help="official: the released code's, one draw for the n samples of an input",
+    )
+    add(
+        "--as",
+        dest="output",
+        choices=("pil", "tensor", "latents"),
+        default="pil",
+        help="pil: pictures and texts; tensor, latents: numbers, saved as .safetensors",
+    )
     add("--out", default="output", metavar="DIR", help="results go to DIR/MODE (default: output)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best one here)")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="default: by the hardware")

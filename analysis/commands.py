@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from analysis.arguments import number
 
 if TYPE_CHECKING:
-    from analysis.applications import Options, Series
+    from analysis.applications import Options
     from analysis.sampling import Job
+    from analysis.series import Series
     from lib.model import VersatileDiffusion
 
 
@@ -52,6 +53,8 @@ def options_of(args: argparse.Namespace) -> Options:
         eta=args.eta,
         interval=None if args.interval is None else tuple(args.interval),
         temperature=getattr(args, "temperature", None),
+        noise=args.noise,
+        output=args.output,
         batch_size=args.batch,
     )
 
@@ -194,14 +197,17 @@ def _interpolate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--frames", type=number(int, 2), default=9, help="default: %(default)s")
     add("--method", choices=("slerp", "lerp"), default="slerp", help="default: %(default)s")
     add("--makes", choices=("image", "text"), default="image", help="default: %(default)s")
-    add("--gif", action="store_true", help="save the pictures as a film in DIR/films, too")
+    add("--film", choices=("gif", "mp4"), help="save the pictures as a film in DIR/films, too")
 
 
 def _interpolate_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Job:
+    from analysis.films import check_film
     from analysis.interpolate import interpolate_job
 
-    if args.gif and args.makes == "text":
-        raise ValueError("--gif is for pictures: leave it out, or choose --makes image.")
+    if args.film and args.makes == "text":
+        raise ValueError("--film is for pictures: leave it out, or choose --makes image.")
+    if args.film:
+        check_film(args.film)
     ends = [
         Path(end) if args.pictures and end is not None else end for end in (args.first, args.second)
     ]
@@ -306,7 +312,7 @@ APPLICATIONS = {
     ),
     "interpolate": Application(
         "films from one text or picture to another, or from one noise to another",
-        'interpolate "a small red circle" "a large blue star" --frames 9 --seed 20 --gif',
+        'interpolate "a small red circle" "a large blue star" --frames 9 --seed 20 --film gif',
         _interpolate_arguments,
         _interpolate_needs,
         _interpolate_job,

@@ -109,9 +109,11 @@ def edit_job(
     """The samples of `edit`, checked and not yet made."""
     whole_number("iterations", iterations)
     whole_number("feather", feather, 0)
-    if options.sampler != "ddim" or options.eta or options.n != 1 or options.latents is not None:
+    given = options.eta or options.n != 1 or options.latents is not None
+    if given or options.sampler != "ddim" or options.noise != "sample":
         raise ValueError(
-            "edit inverts DDIM, and nothing in it is random: leave out sampler, eta, n and latents."
+            "edit inverts DDIM, and nothing in it is random: leave out sampler, eta, n, latents "
+            "and noise."
         )
     if options.seed is None:
         options = replace(options, seed=0)  # that of file names: the same edit has the same record
@@ -266,7 +268,9 @@ def latent_edit_job(
 
     def condition(samples: list[Sample]) -> Conditions:
         context = shown.context(samples)
-        z = say(context, SampleNoise([sample.seed for sample in samples]))
+        began = samples[0].seed - samples[0].row
+        whole = range(began, began + options.n)
+        z = say(context, said.draws([sample.seed for sample in samples], whole, vd.device))
         edited = without(z, None if _blank(remove) else vd.encode_text([remove]))
         if not _blank(add):
             edited = edited + vd.encode_text([add]).to(z)

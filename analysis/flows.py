@@ -14,7 +14,7 @@ from torch import Tensor
 
 from analysis.color import check_color_match, match_color
 from analysis.inputs import Picture, check_context, number, pictures, texts, whole_number
-from analysis.sampling import Condition, Job, Sampling, seeds_from, tensor_digest
+from analysis.sampling import Condition, Job, Sampling, tensor_digest
 from lib.config import COMPONENTS, FLOWS, components_for
 from lib.model import Context, VersatileDiffusion
 
@@ -41,6 +41,8 @@ def flow_job(
     interval: tuple[float, float] | None = None,
     context: Context | None = None,
     latents: Tensor | None = None,
+    noise: str = "sample",
+    output: str = "pil",
     batch_size: int | None = None,
 ) -> Job:
     """A flow's samples, checked and not yet made: to be made batch by batch, or only some.
@@ -65,7 +67,7 @@ def flow_job(
         steps = vd.spec.steps
     if scale is None:
         scale = vd.spec.scale_text if kind == "text" else vd.spec.scale_image
-    how = Sampling(steps, scale, sampler, eta, fidelity, interval)
+    how = Sampling(steps, scale, sampler, eta, fidelity, interval, noise)
     negative = negative_prompt
     if isinstance(negative, str) and not negative.strip():
         negative = None
@@ -109,7 +111,7 @@ def flow_job(
         mode=flow,
         data=data,
         how=how,
-        seeds=seeds_from(seed, count * n),
+        seeds=how.seeds(seed, count, n),
         condition=_condition(vd, kind, given, context, negative, n),
         samples=[_describe(given, context, j) for j in range(count) for _ in range(n)],
         settings=settings,
@@ -119,6 +121,7 @@ def flow_job(
         latents=latents,
         temperature=settings.get("temperature"),
         components=_components(flow, how, context, negative),
+        output=output,
     )
 
 

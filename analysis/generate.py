@@ -16,8 +16,14 @@ the flow's name says which. Common to all:
   context is guided away from it: the unconditional branch then has the text as its only context.
   An empty one is none.
 - *Precomputed contexts* (`context`) take the place of encoding the inputs, which may then be None.
-  *Initial latents* (`latents`) take the place of the seeds' noise, one a sample;
-  `lib.noise.official_noise` gives those of the released code.
+  *Initial latents* (`latents`) take the place of the seeds' noise, one a sample.
+- *Noise*: "official" is that of the released code, to compare with its results: one draw for the n
+  samples of an input (`analysis.settings`). Every input then has the seeds seed ... seed + n - 1.
+- *Output*: pictures (PIL) and strings; or a "tensor" of pixels in [0, 1] or of token ids; or the
+  scaled "latents" of x_0, not decoded (`analysis.decoding`). Saved tensors are read again, and
+  latents decoded later, by `analysis.latents`.
+- *Step by step*: `analysis.flows.flow_job` takes the same arguments after a flow's name, and its
+  `.steps()` is a generator of the sampler's steps, to look on, to record, or to stop early.
 - *Memory* is bounded by `batch_size` samples. Many samples are safer made by `analysis.batch.make`,
   which saves every batch and goes on where it was interrupted.
 
@@ -49,6 +55,8 @@ def text_to_image(
     interval: tuple[float, float] | None = None,
     context: Context | None = None,
     latents: Tensor | None = None,
+    noise: str = "sample",
+    output: str = "pil",
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Result:
@@ -67,6 +75,8 @@ def text_to_image(
         interval: (low, high) timesteps between which to guide; None guides at all of them.
         context: precomputed text context, (inputs, tokens, width).
         latents: (inputs * n, C, h, w) initial noise.
+        noise: "sample" or "official" (see the module).
+        output: "pil", "tensor" or "latents" (see the module).
         batch_size: pictures in memory at a time.
         progress: show a bar.
 
@@ -90,6 +100,8 @@ def text_to_image(
         interval=interval,
         context=context,
         latents=latents,
+        noise=noise,
+        output=output,
         batch_size=batch_size,
     )
     return job.result(progress)
@@ -112,6 +124,8 @@ def image_variation(
     interval: tuple[float, float] | None = None,
     context: Context | None = None,
     latents: Tensor | None = None,
+    noise: str = "sample",
+    output: str = "pil",
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Result:
@@ -135,6 +149,7 @@ def image_variation(
         context: precomputed image context, (inputs, tokens, width). With `images` given, too, those
             serve `fidelity` and `color_match` alone.
         latents: (inputs * n, C, h, w) initial noise; with `fidelity`, what the input is noised by.
+        noise, output: as in `text_to_image`; latents come before colours are matched.
         batch_size: pictures in memory at a time.
         progress: show a bar.
 
@@ -161,6 +176,8 @@ def image_variation(
         interval=interval,
         context=context,
         latents=latents,
+        noise=noise,
+        output=output,
         batch_size=batch_size,
     )
     return job.result(progress)
@@ -181,6 +198,8 @@ def image_to_text(
     interval: tuple[float, float] | None = None,
     context: Context | None = None,
     latents: Tensor | None = None,
+    noise: str = "sample",
+    output: str = "pil",
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Result:
@@ -197,6 +216,7 @@ def image_to_text(
         negative_prompt: a text to guide away from; needs the components clip_text and text_context.
         context: precomputed image context, (inputs, tokens, width).
         latents: (inputs * n, D) initial noise.
+        noise, output: as in `text_to_image`.
         batch_size: texts in memory at a time.
         progress: show a bar.
 
@@ -221,6 +241,8 @@ def image_to_text(
         interval=interval,
         context=context,
         latents=latents,
+        noise=noise,
+        output=output,
         batch_size=batch_size,
     )
     return job.result(progress)
@@ -242,6 +264,8 @@ def text_variation(
     interval: tuple[float, float] | None = None,
     context: Context | None = None,
     latents: Tensor | None = None,
+    noise: str = "sample",
+    output: str = "pil",
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Result:
@@ -258,6 +282,7 @@ def text_variation(
         temperature: as in `image_to_text`.
         context: precomputed text context, (inputs, tokens, width).
         latents: (inputs * n, D) initial noise.
+        noise, output: as in `text_to_image`.
         batch_size: texts in memory at a time.
         progress: show a bar.
 
@@ -283,6 +308,8 @@ def text_variation(
         interval=interval,
         context=context,
         latents=latents,
+        noise=noise,
+        output=output,
         batch_size=batch_size,
     )
     return job.result(progress)

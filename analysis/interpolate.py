@@ -94,6 +94,11 @@ def interpolate_job(
         raise ValueError("An end is one text, one picture, or the context of one sample.")
     if second is None and options.latents is not None:
         raise ValueError("latents are what is interpolated here: leave them out, or give second.")
+    if second is None and options.noise != "sample":
+        raise ValueError(
+            "A film between latents goes from one seed's noise to the next one's, and official "
+            "noise has none of its own for each: leave noise out, or give second."
+        )
     positions = [v / (frames - 1) for v in range(frames)]
 
     def between_contexts(samples: list[Sample]) -> Mix:

@@ -21,9 +21,7 @@ from torch import Tensor
 from analysis.applications import (
     Options,
     Sample,
-    Series,
     Source,
-    along,
     application_job,
     paired,
     values_of,
@@ -34,6 +32,7 @@ from analysis.inputs import number, pictures
 from analysis.masks import Mask
 from analysis.outputs import Result
 from analysis.sampling import Job
+from analysis.series import Series, along
 from lib.model import Context, Mix, VersatileDiffusion
 
 

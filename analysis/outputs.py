@@ -3,6 +3,9 @@
     output/<mode>/0007_a-large-red-circle_seed20.png     the picture; carries its record as text
     output/<mode>/0007_a-large-red-circle_seed20.json    the record: all it takes to make it again
 
+Texts are .txt; tensors and latents .safetensors, with their record as metadata, to be read again by
+`analysis.latents`.
+
 Nothing is ever overwritten, also with many processes writing at once, and no half-written file ever
 has a final name (`analysis.files`).
 """
@@ -18,13 +21,16 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from analysis.files import claimed_number, held_interrupts, write_all
 from analysis.sheets import contact_sheet
+
+if TYPE_CHECKING:  # torch takes seconds, and only tensors need it
+    from torch import Tensor
 
 OUT = "output"
 VOLATILE = ("created", "seconds", "versions", "file", "text", "found")
@@ -35,7 +41,7 @@ _KEY = "record"
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a mode made: pictures or texts, and everything needed to make them again.
+    """What a mode made, and everything needed to make it again: pictures, texts or tensors.
 
     Attributes:
         mode: what made it; the name of its folder.
@@ -43,21 +49,25 @@ class Result:
             own (its seed, its prompt or input).
         images: RGB pictures, if the mode makes pictures.
         texts: strings, if it makes texts.
+        tensors: (B, ...) instead of both, for the outputs "tensor" and "latents"
+            (`analysis.decoding`).
     """
 
     mode: str
     record: dict[str, Any]
     images: list[Image.Image] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    tensors: Tensor | None = None
 
     def __post_init__(self) -> None:
         counts = {len(self.items), len(self.record["samples"])}
-        assert len(counts) == 1 and not (self.images and self.texts), counts
+        kinds = bool(self.images) + bool(self.texts) + (self.tensors is not None)
+        assert len(counts) == 1 and kinds <= 1, (counts, kinds)
 
     @property
-    def items(self) -> list[Image.Image] | list[str]:
-        """The pictures, or the texts."""
-        return self.images or self.texts
+    def items(self) -> list[Image.Image] | list[str] | list[Tensor]:
+        """The pictures, the texts, or the tensors."""
+        return list(self.tensors) if self.tensors is not None else self.images or self.texts
 
     @property
     def seeds(self) -> list[int]:
@@ -70,6 +80,8 @@ class Result:
     def __getitem__(self, k: int) -> Result:
         """One sample, as a result of its own."""
         record = {**self.record, "samples": [self.record["samples"][k]]}
+        if self.tensors is not None:
+            return Result(self.mode, record, tensors=self.tensors[k][None])
         if self.images:
             return Result(self.mode, record, images=[self.images[k]])
         return Result(self.mode, record, texts=[self.texts[k]])
@@ -88,15 +100,17 @@ class Result:
             options: as `analysis.sheets.contact_sheet` takes them.
 
         Raises:
-            ValueError: the result holds texts.
+            ValueError: the result holds texts or tensors.
         """
         if not self.images:
-            raise ValueError(f"{self!r} holds no pictures, so there is no sheet: print its texts.")
+            instead = "print its texts" if self.texts else "decode them (analysis.latents)"
+            raise ValueError(f"{self!r} holds no pictures, so there is no sheet: {instead}.")
         records = [self.record_of(k) for k in range(len(self))]
         strip = records[0].get("strip")
         if strip and all(strip in record for record in records):
-            seeds = list(dict.fromkeys(record["seed"] for record in records))
-            rows = [(seeds.index(record["seed"]), record[strip]) for record in records]
+            keys = [(title(record), record["seed"]) for record in records]
+            seeds = list(dict.fromkeys(keys))
+            rows = [(seeds.index(key), r[strip]) for key, r in zip(keys, records, strict=True)]
             order = sorted(range(len(self)), key=rows.__getitem__)
             labels = [f"{strip} {record[strip]:.3g}, seed {record['seed']}" for record in records]
             labels = options.pop("labels", labels)
@@ -118,7 +132,7 @@ class Result:
         return contact_sheet(self.images, columns, options.pop("labels", labels), **options)
 
     def __repr__(self) -> str:
-        kind = "picture" if self.images else "text"
+        kind = "picture" if self.images else "text" if self.tensors is None else "tensor"
         plural = "" if len(self) == 1 else "s"
         seeds = ", ".join(map(str, self.seeds[:4])) + (", ..." if len(self) > 4 else "")
         return f"Result({self.mode}: {len(self)} {kind}{plural}, seed{plural} {seeds})"
@@ -167,7 +181,13 @@ def joined(parts: Iterable[Result]) -> Result:
         "seconds": round(sum(part.record.get("seconds", 0) for part in parts), 3),
     }
     images = [image for part in parts for image in part.images]
-    return Result(parts[0].mode, record, images, [text for part in parts for text in part.texts])
+    texts = [text for part in parts for text in part.texts]
+    tensors = [part.tensors for part in parts if part.tensors is not None]
+    if tensors:
+        import torch
+
+        return Result(parts[0].mode, record, tensors=torch.cat(tensors))
+    return Result(parts[0].mode, record, images, texts)
 
 
 def flat_record(shared: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +222,8 @@ def save(result: Result, out: str | Path = OUT) -> list[Path]:
     Ctrl-C while saving takes effect when everything is saved.
 
     Returns:
-        The path of each picture (.png) or text (.txt); the record has the same name, as .json.
+        The path of each picture (.png), text (.txt) or tensor (.safetensors); the record has the
+        same name, as .json.
 
     Raises:
         OSError: it could not be written (disk full, no permission); samples before it are saved,
@@ -247,8 +268,8 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """The record of a saved result.
 
     Args:
-        path: of a .png (the record is in it, wherever it was copied to), a .json, or a .txt (read
-            from the .json beside it).
+        path: of a .png or .safetensors (the record is in it, wherever it was copied to), a .json,
+            or a .txt (read from the .json beside it).
 
     Raises:
         ValueError: there is no record, or it is damaged.
@@ -258,6 +279,10 @@ def read_record(path: str | Path) -> dict[str, Any]:
         if path.suffix == ".png":
             with Image.open(path) as image:
                 text = getattr(image, "text", {})[_KEY]
+        elif path.suffix == ".safetensors":
+            with path.open("rb") as file:  # the format begins with the length of a JSON header
+                header = file.read(int.from_bytes(file.read(8), "little"))
+            text = json.loads(header).get("__metadata__", {})[_KEY]
         else:
             text = path.with_suffix(".json").read_text(encoding="utf-8")
         record = json.loads(text)
@@ -295,14 +320,21 @@ def finished(out: str | Path, mode: str) -> dict[str, Path]:
 def _save_one(folder: Path, result: Result, k: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     record = result.record_of(k)
-    ending = "png" if result.images else "txt"
+    ending = "png" if result.images else "txt" if result.tensors is None else "safetensors"
     with claimed_number(folder) as number:
         stem = f"{number:04d}_{slug(title(record))}_seed{record['seed']}"
         record |= {"file": f"{stem}.{ending}"}
         if result.texts:
             record |= {"text": result.texts[k]}
         text = json.dumps(record, allow_nan=False, ensure_ascii=False, indent=2) + "\n"
-        content = _png(result.images[k], text) if result.images else f"{result.texts[k]}\n".encode()
+        if result.images:
+            content = _png(result.images[k], text)
+        elif result.texts:
+            content = f"{result.texts[k]}\n".encode()
+        else:
+            from safetensors.torch import save as packed
+
+            content = packed({record["output"]: result.tensors[k].contiguous()}, {_KEY: text})
         write_all({folder / f"{stem}.{ending}": content, folder / f"{stem}.json": text.encode()})
         return folder / f"{stem}.{ending}"
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analysis.sampling import Sampling, default_batch, denoise, seeds_from
+from analysis.sampling import Sampling, default_batch, denoise
 from analysis.scene_tasks import Reader
+from analysis.settings import seeds_from
 from lib.images import to_pil
 from lib.model import VersatileDiffusion
 from lib.noise import SampleNoise

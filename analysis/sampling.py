@@ -7,35 +7,34 @@ latent to start from); a `Job` does the rest, the same for every mode:
 
 Samples are numbered through all inputs, sample k of input j being number `j * n + k`, and each has
 its own seed: first seed + number. So a sample is the same alone, in any batch, and when an
-interrupted job goes on.
+interrupted job goes on. (With the noise of the released code it is not the same alone: see
+`Sampling.seeds`.)
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from platform import python_version
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
+from analysis.decoding import check_output, decode
+from analysis.fingerprints import fingerprint, tensor_digest
 from analysis.inputs import check_latents, number, whole_number
 from analysis.outputs import Result, flat_record, joined
-from lib.images import to_pil
+from analysis.settings import Sampling
 from lib.model import Context, Mix, VersatileDiffusion
-from lib.noise import SampleNoise, check_seed, draw_seed
-from lib.sampler import SAMPLERS, Eps, Step, check_eta
-from lib.schedule import NoiseSchedule
+from lib.noise import SampleNoise
+from lib.sampler import SAMPLERS, Eps, Step
 
 
 class Conditions(NamedTuple):
@@ -58,56 +57,6 @@ class Conditions(NamedTuple):
 
 Condition = Callable[[Sequence[int]], "Conditions | tuple[Mix, Sequence[Context] | None]"]
 """Numbers of samples -> what conditions them."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to sample, the part that every mode has.
-
-    Attributes:
-        steps: of the whole subsequence.
-        scale: guidance; 1 is the plain conditional model.
-        sampler: a name in `SAMPLERS`.
-        eta: 0 (deterministic) to 1 (ancestral): share of fresh noise at every step.
-        fidelity: 0 (from noise alone) to 1 (the input itself): how late to start.
-        interval: (low, high) timesteps between which to guide; None guides at all.
-    """
-
-    steps: int
-    scale: float
-    sampler: str = "ddim"
-    eta: float = 0.0
-    fidelity: float = 0.0
-    interval: tuple[float, float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler is {self.sampler!r}: choose {' or '.join(SAMPLERS)}.")
-        check_eta(self.sampler, self.record()["eta"])
-
-    def record(self) -> dict[str, Any]:
-        """As plain JSON types, so that 3, 3.0 and numpy's 3 are the same.
-
-        Raises:
-            ValueError: a value of the wrong type or range.
-        """
-        return {
-            "steps": whole_number("steps", self.steps),
-            "scale": number("scale", self.scale),
-            "sampler": self.sampler,
-            "eta": number("eta", self.eta, high=1),
-            "fidelity": number("fidelity", self.fidelity, high=1),
-            "interval": None if self.interval is None else _interval(self.interval),
-        }
-
-    def timesteps(self, schedule: NoiseSchedule) -> list[int]:
-        """The timesteps that are visited: the first `int(S * (1 - fidelity))` of the subsequence.
-
-        Raises:
-            ValueError: steps out of the schedule's range.
-        """
-        timesteps = schedule.ddim_timesteps(self.steps)
-        return timesteps[: int(len(timesteps) * (1 - self.fidelity))]
 
 
 def denoise(
@@ -171,6 +120,8 @@ class Job:
         latents: (samples, ...) initial noise, instead of the seeds'.
         temperature: of decoding texts; None is the model's default.
         components: what is used of the model, for the record.
+        output: what results hold: "pil" (pictures, or texts), "tensor" or "latents"
+            (`analysis.decoding.decode`).
     """
 
     vd: VersatileDiffusion
@@ -187,6 +138,7 @@ class Job:
     latents: Tensor | None = None
     temperature: float | None = None
     components: Sequence[str] | None = None
+    output: str = "pil"
 
     def __post_init__(self) -> None:
         self.vd.require(*(self.components or ()))
@@ -197,6 +149,12 @@ class Job:
             number("temperature", self.temperature)
         if self.latents is not None:
             check_latents(self.latents, (len(self), *self.vd.latent_shape(self.data)))
+        check_output(self.output, self.finish is not None)
+        if self.how.noise == "official" and self.whole[-1] - self.whole[0] >= len(self.whole):
+            raise ValueError(
+                f"Official noise is one draw for seeds that count on by one, not for {self.whole}: "
+                "give one seed for all samples, or noise='sample'."
+            )
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -204,7 +162,20 @@ class Job:
     @cached_property
     def shared(self) -> dict[str, Any]:
         """What the records of all samples share."""
-        return {"mode": self.mode, **self.how.record(), **self.settings, **self._environment()}
+        official = {"noise_seed": self.whole[0], "noise_batch": len(self.whole)}
+        return {
+            "mode": self.mode,
+            **self.how.record(),
+            **(official if self.how.noise == "official" else {}),
+            "output": self.output,
+            **self.settings,
+            **self._environment(),
+        }
+
+    @cached_property
+    def whole(self) -> list[int]:
+        """The seeds, each once, in order: rows of the draw where noise is official."""
+        return sorted(set(self.seeds))
 
     def record_of(self, k: int) -> dict[str, Any]:
         """The record that sample k is going to have, but for when it was made."""
@@ -232,14 +203,39 @@ class Job:
         """All samples as one result."""
         return joined(self.run(progress=progress))
 
-    def _batch(self, which: list[int], bar: tqdm) -> Result:
-        began = time.perf_counter()
-        noise = SampleNoise([self.seeds[k] for k in which])
+    def steps(self, only: Sequence[int] | None = None) -> Iterator[Step]:
+        """Denoise samples as one batch, a step at a time: for who wants to look on, or to stop.
+
+        The last step's x is what `run` decodes (`analysis.decoding.decode`).
+
+        Args:
+            only: numbers of the samples; None is all, whatever the batch size.
+
+        Yields:
+            One `lib.sampler.Step` (i, t, x, x0, eps) a timestep, noisiest first; nothing if
+            fidelity leaves no timestep.
+
+        Example:
+            >>> for step in flow_job(vd, "t2i", "a ring", seed=20).steps():
+            ...     film += to_pil(vd.decode_image(step.x0))
+        """
+        yield from self._begin(list(range(len(self)) if only is None else only))[-1]
+
+    def _begin(
+        self, which: list[int]
+    ) -> tuple[SampleNoise, Conditions, Tensor | None, Iterator[Step]]:
+        """Random numbers, conditions, what is there before the first step, and the steps."""
+        noise = self.how.draws([self.seeds[k] for k in which], self.whole, self.vd.device)
         start = self.start(which) if self.start is not None and self.how.fidelity > 0 else None
         condition = Conditions(*self.condition(which))
         latents = condition.latents if self.latents is None else self.latents[which]
-        x = latents if start is None else start
-        for step in denoise(self.vd, self.data, condition, noise, self.how, latents, start):
+        steps = denoise(self.vd, self.data, condition, noise, self.how, latents, start)
+        return noise, condition, latents if start is None else start, steps
+
+    def _batch(self, which: list[int], bar: tqdm) -> Result:
+        began = time.perf_counter()
+        noise, condition, x, steps = self._begin(which)
+        for step in steps:
             x = step.x
             bar.update(len(which))
         if not bool(torch.isfinite(x).all()):
@@ -247,13 +243,8 @@ class Job:
                 f"Sampling left the range of {self.vd.dtype} (scale {self.how.scale:g}, "
                 f"{self.how.steps} steps): use float32 (dtype), or a smaller scale."
             )
-        made: dict[str, Any] = {}
-        if self.data == "image":
-            images = to_pil(self.vd.decode_image(x))
-            finish = self.finish or (lambda k, image: image)
-            made["images"] = [finish(k, image) for k, image in zip(which, images, strict=True)]
-        else:
-            made["texts"] = self.vd.decode_text(x, noise, self.temperature)
+        finish = None if self.finish is None else partial(_each, self.finish, which)
+        made = decode(self.vd, self.data, x, self.output, noise, self.temperature, finish)
         record = {
             **self.shared,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -283,19 +274,6 @@ class Job:
         }
 
 
-def seeds_from(seed: int | None, count: int) -> list[int]:
-    """One seed a sample: seed, seed + 1, ...; None draws the first.
-
-    Raises:
-        ValueError: not a whole number, or the last one would be too large.
-    """
-    if seed is None:
-        seed = draw_seed()
-    first = check_seed(int(seed) if isinstance(seed, np.integer) else seed)
-    check_seed(first + count - 1)
-    return list(range(first, first + count))
-
-
 def default_batch(vd: VersatileDiffusion, data: str) -> int:
     """Samples in memory at a time: 4 pictures of 512 x 512, up to 32 smaller ones or texts."""
     if data == "text":
@@ -303,33 +281,7 @@ def default_batch(vd: VersatileDiffusion, data: str) -> int:
     return max(1, min(32, 1024**2 // vd.spec.image_size**2))
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Twelve hexadecimal digits that tell weights apart, without reading all of them.
-
-    SHA-256 of every tensor's name and shape, and of up to 64 of its values, evenly spread, as
-    float32. Training moves all values, so another training has another fingerprint; one changed
-    value among millions may go unnoticed. Float16 weights have theirs in float32, too.
-    """
-    digest = hashlib.sha256()
-    picked: list[Tensor] = []
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)};".encode())
-        flat = tensor.detach().reshape(-1)
-        picked.append(flat[:: math.ceil(flat.numel() / 64) or 1].float())
-    digest.update(torch.cat(picked).cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's values as float32."""
-    return hashlib.sha256(tensor.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
-def _interval(given: Sequence[float]) -> list[float]:
-    """An interval of timesteps as plain JSON; ValueError unless it is (low, high)."""
-    if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != 2:
-        raise ValueError(f"interval is {given!r}: give two timesteps, (low, high), or None.")
-    low, high = (number("interval", t) for t in given)
-    if low > high:
-        raise ValueError(f"interval is {given!r}: give the lower timestep first.")
-    return [low, high]
+def _each(
+    finish: Callable[[int, Image.Image], Image.Image], which: list[int], images: list[Image.Image]
+) -> list[Image.Image]:
+    return [finish(k, image) for k, image in zip(which, images, strict=True)]

@@ -252,9 +252,21 @@ class VersatileDiffusion(nn.Module):
             temperature: 0 takes the most likely token; None is the model's default.
             max_tokens: longest text in tokens; None is the model's default.
         """
+        ids = self.decode_tokens(latents, noise, temperature, max_tokens)
+        return self._tokenizers().gpt2_text(ids)
+
+    @torch.no_grad()
+    def decode_tokens(
+        self,
+        latents: Tensor,
+        noise: SampleNoise | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+    ) -> list[list[int]]:
+        """Scaled latents (B, D) -> ids of tokens, <BOS> first; arguments as in `decode_text`."""
         self.require("text_decoder")
         config, words = self.spec.text_vae, self._tokenizers()
-        ids = self.text_decoder.generate(
+        return self.text_decoder.generate(
             latents.to(self.device, self.dtype) / config.scale,
             bos=words.bos,
             eos=words.eos,
@@ -262,7 +274,6 @@ class VersatileDiffusion(nn.Module):
             temperature=config.temperature if temperature is None else temperature,
             noise=noise,
         )
-        return words.gpt2_text(ids)
 
     # ------------------------------------------------------------------ similarity
 

@@ -7,11 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from analysis import __main__ as cli
 from analysis.commands import APPLICATIONS
 from analysis.edit import edit
+from analysis.latents import read
 from analysis.mix import blend, dual_guided
 from analysis.outputs import read_record
 from tests.analysis.test_cli import ROOT, run, saved  # noqa: F401  (run is a fixture)
@@ -87,15 +89,35 @@ def test_blend_is_the_function(run, vd, tmp_path, picture_files):  # noqa: F811
 
 
 def test_interpolate_with_a_film(run, tmp_path, picture_files):  # noqa: F811
-    status, out, _ = run("interpolate", "a ring", TEXT, "--frames", 3, "--seed", 2, "--gif")
+    status, out, _ = run("interpolate", "a ring", TEXT, "--frames", 3, "--seed", 2, "--film", "gif")
     assert status == 0
     assert out.split()[-1] == str(tmp_path / "out" / "films" / "0001_a-ring_seed2.gif")
     with Image.open(out.split()[-1]) as film:
         assert film.n_frames == 4
     assert run("interpolate", *picture_files, "--pictures", "--makes", "text", "--seed", 2)[0] == 0
-    assert run("interpolate", "a ring", "--seed", 2, "--json", "--frames", 2, "--gif")[0] == 0
+    more = ["--json", "--frames", 2, "--film", "mp4"]
+    assert run("interpolate", "a ring", "--seed", 2, *more)[0] == 0
+    assert [path.name for path in saved(tmp_path, "films", "mp4")] == ["0002_a-ring_seed2.mp4"]
     assert len(saved(tmp_path, "interpolate", "png")) == 5
     assert len(saved(tmp_path, "interpolate", "txt")) == 9
+
+
+def test_numbers_and_noise_of_the_released_code(run, vd, tmp_path, picture_files):  # noqa: F811
+    options = ["--strength", 0, 1, "--seed", 3, "--n", 2, "--noise", "official", "--batch", 1]
+    status, out, _ = run("dual", picture_files[0], "--text", TEXT, *options, "--as", "latents")
+    paths = saved(tmp_path, "dual", "safetensors")
+    assert status == 0 and out.split() == [str(path) for path in paths]
+    made = dual_guided(
+        vd, picture_files[0], TEXT, strength=[0, 1], seed=3, n=2, noise="official", steps=2,
+        output="latents", progress=False,
+    )  # fmt: skip
+    assert torch.allclose(read(paths).tensors, made.tensors, atol=1e-5)
+    assert [read_record(path)["noise_batch"] for path in paths] == [2] * 4
+    # started again, nothing is missing; pictures are something else
+    again = run("dual", picture_files[0], "--text", TEXT, *options, "--as", "latents")[1]
+    assert again.count("(was there)") == 4
+    assert len(saved(tmp_path, "dual", "safetensors")) == 4
+    assert "was" not in run("dual", picture_files[0], "--text", TEXT, *options)[1]
 
 
 def test_edits(run, vd, tmp_path, picture_files):  # noqa: F811
@@ -145,7 +167,11 @@ def test_help_does_not_wait_for_torch():
         (["focus", "PICTURE", "--level", -1], "level is -1.0: give a number from 0 to 1"),
         (["blend", "PICTURE", "--masks", "PICTURE", "PICTURE"], "2 masks for 1 pictures"),
         (["interpolate", "a", "b", "--frames", 1], "'1' is not a whole number from 2"),
-        (["interpolate", "a", "b", "--makes", "text", "--gif"], "--gif is for pictures"),
+        (["interpolate", "a", "b", "--makes", "text", "--film", "gif"], "--film is for pictures"),
+        (["interpolate", "a", "b", "--film", "avi"], "invalid choice: 'avi'"),
+        (["interpolate", "a", "b", "--film", "gif", "--as", "tensor"], "--film need pictures"),
+        (["dual", "PICTURE", "--text", "a", "--sheet", "--as", "latents"], "need pictures"),
+        (["interpolate", "a", "--noise", "official"], "A film between latents"),
         (["edit", "PICTURE", "--target", "a", "--n", 2], "nothing in it is random"),
         (["latent-edit", "PICTURE"], "nothing to remove or to add"),
     ],

@@ -131,7 +131,8 @@ def test_reads_only_what_it_needs(model_folder, flows):
     [
         ({"target": ""}, "prompt is empty"),
         ({"source": ["a", "b"], "images": [drawing(0)] * 3}, "3 images and 2 texts"),
-        ({"sampler": "heun"}, "leave out sampler, eta, n and latents"),
+        ({"sampler": "heun"}, "leave out sampler, eta, n, latents and noise"),
+        ({"noise": "official"}, "nothing in it is random"),
         ({"eta": 1}, "nothing in it is random"),
         ({"n": 2}, "nothing in it is random"),
         ({"iterations": 0}, "iterations is 0"),

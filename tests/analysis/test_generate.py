@@ -9,7 +9,8 @@ from analysis.flows import flow_job
 from analysis.generate import image_to_text, image_variation, text_to_image, text_variation
 from analysis.inputs import Picture, open_picture, picture_files, pictures
 from analysis.outputs import Result, identity, read_record, save
-from analysis.sampling import Sampling, denoise, fingerprint, seeds_from
+from analysis.sampling import Sampling, denoise, fingerprint
+from analysis.settings import seeds_from
 from lib.config import FLOWS
 from lib.images import to_pil
 from lib.model import Context

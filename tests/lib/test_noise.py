@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib.noise import SampleNoise, draw_seed, official_noise
+from lib.noise import OfficialNoise, SampleNoise, draw_seed, official_noise
 
 
 def test_a_sample_does_not_depend_on_its_batch():
@@ -21,6 +21,27 @@ def test_the_first_draw_is_torch_s_own():
 def test_official_noise_hides_an_offset_of_100():
     torch.manual_seed(120)
     assert torch.equal(official_noise(20, (2, 4, 8, 8)), torch.randn(2, 4, 8, 8))
+
+
+def test_official_noise_goes_on_as_torch_s_own_generator_does():
+    noise = OfficialNoise(20, 3)
+    torch.manual_seed(120)
+    for _ in range(2):
+        assert torch.equal(noise.normal((4, 2)), torch.randn(3, 4, 2))
+    assert torch.equal(noise.uniform(), torch.rand(3))
+
+
+def test_rows_of_official_noise_are_those_of_the_whole_batch():
+    whole, some = OfficialNoise(20, 4), OfficialNoise(20, 4, rows=[2, 0, 2])
+    assert (len(whole), len(some)) == (4, 3)
+    for draw in ("normal", "uniform", "normal"):
+        assert torch.equal(getattr(some, draw)((5,)), getattr(whole, draw)((5,))[[2, 0, 2]])
+    for rows in ([4], [-1]):
+        with pytest.raises(ValueError, match=r"choose from 0 \.\.\. 3"):
+            OfficialNoise(20, 4, rows)
+    for seed in (2**63 - 100, -1):
+        with pytest.raises(ValueError, match="give an integer from 0"):
+            OfficialNoise(seed, 1)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, "7", True, None])

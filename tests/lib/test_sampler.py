@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler
 
 from lib.noise import SampleNoise
 from lib.sampler import SAMPLERS, ddim, ddim_inversion, dpmpp_2m, guided, heun
@@ -140,6 +140,45 @@ def test_order_of_convergence(sampler, order):
         errors.append((x_0 - solution(x, 320, even)).abs().max())
     for more, fewer in pairwise(errors):
         assert torch.log2(more / fewer).item() == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_ddim_is_that_of_diffusers(eta):
+    theirs = DDIMScheduler(
+        trained_betas=SCHEDULE.betas.numpy(),
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    theirs.set_timesteps(20)
+    timesteps = SCHEDULE.ddim_timesteps(20)
+    assert theirs.timesteps.tolist() == timesteps[::-1]
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y, noise = x.clone(), SampleNoise([1, 2])
+    for step in ddim(exact, x, SCHEDULE, timesteps, eta, SampleNoise([1, 2])):
+        z = noise.normal((3,)).double() if eta else None
+        y = theirs.step(exact(y, step.t), step.t, y, eta=eta, variance_noise=z).prev_sample
+        assert torch.allclose(step.x, y, atol=1e-5)
+
+
+def test_heun_is_that_of_diffusers():
+    """But for the last step: theirs goes to noise level 0 then, ours to alpha_bar[0].
+
+    They predict from y = x / sqrt(alpha_bar), and twice a step but for the last one.
+    """
+    theirs = HeunDiscreteScheduler(
+        trained_betas=SCHEDULE.betas.numpy(), timestep_spacing="leading", steps_offset=1
+    )
+    theirs.set_timesteps(20)
+    timesteps = SCHEDULE.ddim_timesteps(20)
+    assert theirs.timesteps[::2].tolist() == timesteps[::-1]
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y, calls = x / SCHEDULE.alpha_bar[timesteps[-1]].sqrt(), iter(theirs.timesteps)
+    for step, t_next in zip(heun(exact, x, SCHEDULE, timesteps), timesteps[-2::-1], strict=False):
+        for t in (step.t, t_next):
+            assert next(calls) == t
+            y = theirs.step(exact(y * SCHEDULE.alpha_bar[t].sqrt(), t), t, y).prev_sample
+        assert torch.allclose(step.x, y * SCHEDULE.alpha_bar[t_next].sqrt(), atol=1e-4)
 
 
 @pytest.mark.parametrize("steps", [3, 8])
