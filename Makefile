@@ -7,14 +7,15 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUNS   := runs
 
-.PHONY: demo test lint train evaluate notebook picture clean
+.PHONY: demo test lint train evaluate notebook picture pictures clean
 
-# the notebook from a clean kernel; pictures, texts and records land in output/<mode>
+# the notebook from a clean kernel; pictures, texts and records land in output/<mode>, figures in
+# output/figures
 demo: $(READY)
 	mkdir -p output
 	$(BIN)/python -m nbconvert --to notebook --execute run_inference_analyse.ipynb \
 		--output-dir output --output demo.ipynb
-	@echo "Look into output/t2i, output/i2i, output/i2t, output/t2t, and output/demo.ipynb."
+	@echo "Look into output/, a folder for each mode, and output/demo.ipynb."
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -43,6 +44,47 @@ picture: $(READY)
 		"a striped picture of a small green star left of a big yellow heart on gray" \
 		"a large blue star with dots on cream"
 	cp output/picture/sheets/0001_*.png assets/readme_t2i.png
+
+# the README's pictures of the modes, one each
+pictures: $(READY)
+	rm -rf output/pictures
+	$(BIN)/python -m analysis t2i --n 4 --seed 20 --out output/pictures \
+		"a large red circle above a small blue square on a white background" \
+		"a large blue star with dots on cream"
+	$(BIN)/python -m analysis i2i --n 4 --seed 20 --out output/pictures assets/pictures
+	$(BIN)/python -m analysis i2t --n 3 --seed 20 --out output/pictures assets/pictures
+	$(BIN)/python -m analysis t2t --n 3 --seed 20 --out output/pictures \
+		"a striped picture of a small green star left of a big yellow heart on gray" \
+		"on a cyan background, a tiny pink ring under a large black cross in outlined style"
+	$(BIN)/python -m analysis focus --seed 20 --out output/pictures \
+		assets/pictures/black-heart.png assets/pictures/green-star-above-purple-square.png
+	$(BIN)/python -m analysis dual --strength 0 0.25 0.5 0.75 1 --n 2 --seed 20 \
+		--out output/pictures assets/pictures/black-heart.png \
+		--text "a striped picture of a small red star on a white background"
+	$(BIN)/python -m analysis describe --strength 0 0.5 1 --n 2 --seed 20 \
+		--out output/pictures assets/pictures/black-heart.png \
+		--text "a striped picture of a small red star on a white background"
+	$(BIN)/python -m analysis blend --n 4 --seed 20 --out output/pictures \
+		assets/pictures/black-heart.png assets/pictures/green-star-above-pink-triangle.png
+	$(BIN)/python -m analysis edit --out output/pictures assets/pictures/black-heart.png \
+		--source "a dotted picture of a large black heart on a cream background" \
+		--target "a dotted picture of a large red heart on a cream background"
+	$(BIN)/python -m analysis edit --out output/pictures assets/pictures/black-heart.png \
+		--source "a dotted picture of a large black heart on a cream background" \
+		--target "a striped picture of a large black heart on a cream background"
+	$(BIN)/python -m analysis latent-edit --remove black --add red --n 4 --seed 20 \
+		--out output/pictures assets/pictures/black-heart.png
+	$(BIN)/python -m analysis interpolate --frames 9 --seed 20 --out output/pictures \
+		"a dotted picture of a large black heart on a cream background" \
+		"a striped picture of a small red star on a white background"
+	for mode in t2i i2i i2t t2t focus dual describe blend edit latent-edit interpolate; do \
+		$(BIN)/python -m analysis.mode_sheets output/pictures/$$mode assets/pictures \
+			assets/modes/$$mode.png || exit 1; \
+	done
+	$(BIN)/python -m analysis search index output/pictures/i2i --out output/pictures
+	$(BIN)/python -m analysis search query --text "a green star" --not "a purple square" --k 6 \
+		--out output/pictures
+	cp output/pictures/search/0001_*.png assets/modes/search.png
 
 # the environment is made again whenever the requirements change
 $(READY): requirements_analyse.txt

@@ -17,28 +17,29 @@ from PIL import Image
 
 from analysis import __main__ as analysis_cli
 from analysis import publish
+from analysis.commands import APPLICATIONS
 from analysis.outputs import read_record
-from lib.config import VD_FOUR_FLOW_V1_0, components_for
+from lib.config import FLOWS, VD_FOUR_FLOW_V1_0, components_for
 from lib.hub import MAIN_FILES, SOURCES
 from lib.sources import read_spec
 from lib.weights import build
 from scenes.captions import parse
 from scenes.draw import render
 from scenes.judge import JUDGE_FOLDER
-from scenes.world import is_test
+from scenes.world import COLORS, SHAPES, SIZES, is_test
 from tests import golden
 from training import __main__ as training_cli
 from training import stages
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FRENCH = (ROOT / "README.fr.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 NOTEBOOK = ROOT / "run_inference_analyse.ipynb"
 MODEL = ROOT / "pretrained" / "vd-mini"
 OWN = ("lib", "scenes", "analysis", "training", "benchmarks", "tests")
-TOOLS = {"jupyter", "nbconvert", "open-clip-torch", "ruff", "torchvision"}
-"""Declared without being imported: programs, what transformers' picture preprocessing needs, and
-the CLIP models that the project fixed for evaluating the released model."""
+TOOLS = {"jupyter", "nbconvert", "ruff"}
+"""Declared without being imported: programs."""
 NOT_OURS = {"__pycache__", "runs", "output"}
 MB = 1_000_000
 
@@ -63,10 +64,10 @@ def fenced(text: str, language: str) -> list[str]:
 
 
 def shown_commands() -> list[str]:
-    """Commands in the README, in the notebook's prose and in the Makefile."""
+    """Commands in both READMEs, in the notebook's prose and in the Makefile."""
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     texts = ["".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "markdown"]
-    prose = README + "\n".join(texts)
+    prose = README + FRENCH + "\n".join(texts)
     lines = [line for block in fenced(prose, "bash") for line in block.splitlines()]
     lines += re.findall(r"`((?:python -m|make) [^`]+)`", prose)
     recipes = MAKEFILE.replace("\\\n", " ").replace("$(RUNS)", "runs")
@@ -78,8 +79,9 @@ def shown_commands() -> list[str]:
 # ---------------------------------------------------------------------- README
 
 
-def test_the_python_example_runs(model_folder, tmp_path, capsys):
-    example = fenced(README, "python")[0]
+@pytest.mark.parametrize("readme", [README, FRENCH], ids=["English", "French"])
+def test_the_python_example_runs(readme, model_folder, tmp_path, capsys):
+    example = fenced(readme, "python")[0]
     assert len(example.splitlines()) <= 10
     assert example.count('"vd-mini"') == example.count('"output"') == 1
     here = example.replace('"vd-mini"', repr(str(model_folder)))
@@ -131,8 +133,36 @@ def test_relative_links_lead_somewhere():
                 assert (path.parent / target).exists(), f"{path.relative_to(ROOT)}: {target}"
 
 
+def test_links_to_a_section_find_it():
+    heads = re.findall(r"^##+ (.+)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+    wanted = set(re.findall(r"\]\(README\.md#([^)]+)\)", FRENCH))
+    assert wanted and wanted <= anchors
+
+
+def test_every_mode_is_shown():
+    """Pictures are made by `make pictures`, from what each command saves."""
+    modes = {*FLOWS, *APPLICATIONS}
+    section = README.partition("\n## Modes\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\*\*`([\w-]+)`\*\*", section, re.MULTILINE)) == {*modes, "search"}
+    pictures = re.findall(r"\]\(assets/modes/([\w-]+)\.png\)", section)
+    assert sorted(pictures) == sorted({*modes, "search"})
+    rows = set(re.findall(r"^\| `([\w-]+)` \|", FRENCH, re.MULTILINE))
+    assert rows == {*modes, "search", "caption"}
+    recipe = MAKEFILE.partition("\npictures:")[2].partition("\n\n")[0]
+    assert set(re.findall(r"for mode in ([^;]+);", recipe)[0].split()) == modes
+    assert modes <= set(re.findall(r"python -m analysis ([\w-]+) ", recipe))
+
+
+def test_french_readme_knows_how_many():
+    told = {"deux tailles": SIZES, "huit couleurs": COLORS, "huit\nformes": SHAPES}
+    numbers = {"deux": 2, "huit": 8}
+    for words, values in told.items():
+        assert words in FRENCH and numbers[words.split()[0]] == len(values)
+
+
 def test_named_files_exist():
-    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", README))
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", README + FRENCH))
     assert {"lib/", "pretrained/vd-mini/evaluation.json"} <= named
     for name in named:
         assert name.startswith("output/") or (ROOT / name).exists(), name

@@ -14,8 +14,20 @@ from lib.config import FLOWS
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "run_inference_analyse.ipynb"
 ENDING = {"t2i": "png", "i2i": "png", "i2t": "txt", "t2t": "txt"}
+ENDING |= {"focus": "png", "dual": "png", "blend": "png", "describe": "txt", "edit": "png"}
+ENDING |= {"latent-edit": "png", "interpolate": "png", "films": "gif", "search": "png"}
 FOREIGN = ["a large red circle", "a tiny striped star left of a big green heart"]
 """Prompts that the random model's few tokens can write."""
+FIGURES = {
+    "film-strip",
+    "focus-spectrum-content",
+    "focus-spectrum-style",
+    "four-flows",
+    "guidance-over-time",
+    "heat-maps",
+    "latent-norms",
+    "noise-schedule",
+}
 
 
 def read() -> nbformat.NotebookNode:
@@ -61,7 +73,8 @@ def test_runs_from_a_clean_kernel(model, model_folder, tmp_path):
     out = tmp_path / "output"
     changes = {"MODEL": "vd-mini", "OUT": str(out), "STEPS": 3, "MEASURED": 3}
     if model != "vd-mini":
-        changes |= {"MODEL": str(model_folder), "PROMPTS": FOREIGN}
+        changes |= {"MODEL": str(model_folder), "PROMPTS": FOREIGN, "WORDS": ["red circle"]}
+        changes |= {"SHOWN": FOREIGN, "WANTED": FOREIGN[::-1]}
     for mode, ending in ENDING.items():  # results of an earlier run
         (out / mode).mkdir(parents=True)
         (out / mode / f"0001_earlier_seed1.{ending}").write_text("kept")
@@ -78,7 +91,8 @@ def test_runs_from_a_clean_kernel(model, model_folder, tmp_path):
     client.execute(env=os.environ | {"IPYTHONDIR": str(tmp_path / "ipython")})
 
     assert silent(notebook) == []
-    assert {path.name for path in out.iterdir()} == set(FLOWS)
+    assert set(FLOWS) < set(ENDING)
+    assert {path.name for path in out.iterdir()} == {*ENDING, "figures", "caption"}
     for mode, ending in ENDING.items():
         earlier, *made = sorted((out / mode).glob(f"*.{ending}"))
         assert earlier.read_text() == "kept"
@@ -86,6 +100,10 @@ def test_runs_from_a_clean_kernel(model, model_folder, tmp_path):
         for path in made:
             record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             assert (record["mode"], record["file"]) == (mode, path.name)
+    drawn = FIGURES | ({"readability"} if model == "vd-mini" else set())
+    kept = {path.name for path in (out / "figures").iterdir()}
+    assert kept == {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
+    assert (out / "caption" / "metadata.jsonl").read_text(encoding="utf-8").count("\n") == 4
 
 
 def test_is_thin():
