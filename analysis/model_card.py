@@ -156,12 +156,13 @@ def trained(training: Mapping[str, Any]) -> str:
     for stage, entry in training.items():
         recipe, found = entry["recipe"], entry["measured"]
         told = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items())
-        size = f"{recipe['steps']:,} x {recipe['batch']}"
+        size = f"{recipe['steps']:,} x {recipe['batch'] * entry.get('processes', 1)}"
         rows.append((stage, size, f"{entry['minutes']:.0f}", told))
     hours = sum(entry["minutes"] for entry in training.values()) / 60
     together = (
         f"Together {hours:.1f} hours by the clock, as recorded in `training.json` beside the "
-        "weights. Stages may have run at the same time; a batch is that of one process."
+        "weights. Stages may have run at the same time. A run that a later one went on from is "
+        "listed, too."
     )
     lines = table(("stage", "steps x batch", "minutes", "measured at its end"), rows)
     return "\n".join([*lines, "", _wrapped(together)])

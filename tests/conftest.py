@@ -1,6 +1,7 @@
 """A Versatile Diffusion of a few thousand random weights, saved and loaded like any other."""
 
 import math
+import signal
 
 import pytest
 import torch
@@ -99,6 +100,14 @@ def random_weights(module: torch.nn.Module, generator: torch.Generator) -> None:
             for part, gain in GAINS.items():
                 values *= gain if part in name else 1
             parameter.copy_(values)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible():
+    """Ctrl-C works, also where a shell that starts tests in the background had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,10 @@ from training.data import Pool, render_pairs, to_tensor
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPE = Recipe(steps=7400, batch=16, lr=8e-4, warmup=100, clip=0.5, ema=0.998)
+RECIPES = (
+    Recipe(steps=7400, batch=16, lr=8e-4, warmup=100, clip=0.5, ema=0.998),
+    Recipe(steps=4800, batch=16, lr=2.5e-4, warmup=100, clip=0.5, ema=0.998),
+)
 BETA = 1e-7
 L1 = 0.1
 
@@ -32,7 +35,7 @@ class AutoencoderStage(Stage):
 
     name = "autoencoder"
 
-    def __init__(self, spec: ModelSpec, pool: Pool, out: Path, recipe: Recipe = RECIPE) -> None:
+    def __init__(self, spec: ModelSpec, pool: Pool, out: Path, recipe: Recipe = RECIPES[0]) -> None:
         self.spec, self.pool, self.out, self.recipe = spec, pool, out, recipe
         torch.manual_seed(recipe.seed)
         self.modules = nn.ModuleDict(

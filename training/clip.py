@@ -51,7 +51,10 @@ from training.data import Pool, render_pairs, to_tensor
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPE = Recipe(steps=2400, batch=64, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995)
+RECIPES = (
+    Recipe(steps=2400, batch=64, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995),
+    Recipe(steps=1500, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995),
+)
 
 
 class Reader(nn.Module):
@@ -112,7 +115,7 @@ class ClipStage(Stage):
         tokenizers: Tokenizers,
         pool: Pool,
         out: Path,
-        recipe: Recipe = RECIPE,
+        recipe: Recipe = RECIPES[0],
     ) -> None:
         self.spec, self.words, self.pool = spec, tokenizers, pool
         self.out, self.recipe = out, recipe

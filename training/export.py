@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lib.config import ModelSpec
 from lib.model import VersatileDiffusion
 from lib.weights import save
+from training import parallel
 
 if TYPE_CHECKING:
     from training.loop import Stage
@@ -43,12 +44,21 @@ def export(
 
 
 def record(stage: Stage, measured: dict[str, float], seconds: float) -> None:
-    """Add a stage to `training.json` of its output folder."""
+    """Add a stage to `training.json` of its output folder, in the order of training.
+
+    After a warm start, what was trained before stays there under another name: it is part of how
+    the weights were made.
+    """
     path = Path(stage.out) / "training.json"
     known = json.loads(path.read_text()) if path.exists() else {}
+    earlier = known.pop(stage.name, None)
+    if stage.warm and earlier is not None:
+        count = sum(name.partition(",")[0] == stage.name for name in known)
+        known[f"{stage.name}, run {count + 1}"] = earlier
     known[stage.name] = {
         "measured": {key: round(value, 5) for key, value in measured.items()},
         "minutes": round(seconds / 60, 1),
+        "processes": parallel.world(),
         "recipe": asdict(stage.recipe),
     }
     path.write_text(json.dumps(known, indent=2) + "\n")

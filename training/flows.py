@@ -30,7 +30,7 @@ from training.data import RENDERS, Pool, render_pairs
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPE = Recipe(steps=8000, batch=32, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999)
+RECIPES = (Recipe(steps=8000, batch=32, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999),)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class FlowsStage(Stage):
         cache: Cache,
         validation: Cache,
         out: Path,
-        recipe: Recipe = RECIPE,
+        recipe: Recipe = RECIPES[0],
         options: FlowOptions | None = None,
     ) -> None:
         self.cache, self.validation, self.out = cache, validation, out

@@ -21,7 +21,7 @@ from training.data import to_tensor
 from training.export import record
 from training.loop import Recipe, Stage
 
-RECIPE = Recipe(steps=1500, batch=64, lr=2e-3, warmup=50, decay="linear", ema=0.995)
+RECIPES = (Recipe(steps=1500, batch=64, lr=2e-3, warmup=50, decay="linear", ema=0.995),)
 
 
 class JudgeStage(Stage):
@@ -29,7 +29,7 @@ class JudgeStage(Stage):
 
     name = "judge"
 
-    def __init__(self, out: Path, recipe: Recipe = RECIPE) -> None:
+    def __init__(self, out: Path, recipe: Recipe = RECIPES[0]) -> None:
         self.out, self.recipe = Path(out), recipe
         torch.manual_seed(recipe.seed)
         self.modules = nn.ModuleDict({"judge": Judge()})

@@ -32,7 +32,10 @@ from training.data import Pool
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPE = Recipe(steps=5000, batch=64, lr=6e-4, warmup=200, weight_decay=0.01, ema=0.998)
+RECIPES = (
+    Recipe(steps=5000, batch=64, lr=6e-4, warmup=200, weight_decay=0.01, ema=0.998),
+    Recipe(steps=13000, batch=64, lr=6e-4, warmup=200, weight_decay=0.01, ema=0.998),
+)
 BETA = 0.01
 WARMUP = 0.3  # share of the steps over which beta and the sampling noise rise
 
@@ -48,7 +51,7 @@ class OptimusStage(Stage):
         tokenizers: Tokenizers,
         pool: Pool,
         out: Path,
-        recipe: Recipe = RECIPE,
+        recipe: Recipe = RECIPES[0],
     ) -> None:
         self.spec, self.words, self.pool = spec, tokenizers, pool
         self.out, self.recipe = out, recipe

@@ -18,17 +18,21 @@ from training.loop import Recipe, Stage, train
 from training.plots import plot_losses
 from training.vocabulary import vocabulary
 
-RECIPES: dict[str, Recipe] = {
-    "judge": judge.RECIPE,
-    "autoencoder": autoencoder.RECIPE,
-    "clip": clip.RECIPE,
-    "optimus": optimus.RECIPE,
-    "flows": flows.RECIPE,
+RECIPES: dict[str, tuple[Recipe, ...]] = {
+    "judge": judge.RECIPES,
+    "autoencoder": autoencoder.RECIPES,
+    "clip": clip.RECIPES,
+    "optimus": optimus.RECIPES,
+    "flows": flows.RECIPES,
 }
+"""A stage's runs, one after the other: every later one is a warm start from what is there."""
 
 
 def run(name: str, args: argparse.Namespace) -> dict[str, float]:
-    """Train one stage as the command line asks; returns what it measured.
+    """Train one stage as the command line asks; returns what its last run measured.
+
+    Without a warm start that is every run of its recipes, each in a run folder of its own. With
+    one, it is the last run alone.
 
     Raises:
         ValueError: flows are asked for before the encoders are trained, or a checkpoint belongs to
@@ -36,19 +40,33 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
     """
     if args.threads:
         torch.set_num_threads(args.threads)
-    changes = {"steps": args.steps, "batch": args.batch, "lr": args.lr}
-    recipe = replace(RECIPES[name], **{k: v for k, v in changes.items() if v is not None})
     parallel.start("nccl" if args.device.startswith("cuda") else "gloo")
+    changes = {"steps": args.steps, "batch": args.batch, "lr": args.lr}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    if args.warm_start is not None:
+        return _run(name, args, replace(RECIPES[name][-1], **changes), args.runs, args.warm_start)
+    measured: dict[str, float] = {}
+    for k, recipe in enumerate(RECIPES[name]):
+        folder = args.runs / f"run-{k + 1}" if k else args.runs
+        warm = args.out if k else None
+        measured = _run(name, args, replace(recipe, **changes), folder, warm)
+    return measured
+
+
+def _run(
+    name: str, args: argparse.Namespace, recipe: Recipe, folder: Path, warm: Path | None
+) -> dict[str, float]:
+    """Train one run of a stage, from nothing or from the weights in a model folder."""
     if parallel.rank() > 0:  # the first process renders and encodes, the others read
         parallel.wait()
     stage = _stage(name, args, recipe)
-    if args.warm_start is not None:
-        warm_start(stage, args.warm_start)
+    if warm is not None:
+        warm_start(stage, warm)
     if parallel.rank() == 0:
         parallel.wait()
-    measured = train(stage, args.runs, args.device)
+    measured = train(stage, folder, args.device)
     if parallel.rank() == 0:
-        plot_losses(args.runs / name / "log.jsonl", args.runs / name / "losses.png")
+        plot_losses(folder / name / "log.jsonl", folder / name / "losses.png")
     return measured
 
 

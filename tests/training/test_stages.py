@@ -1,5 +1,6 @@
 """Each stage's loss on a tiny model: finite, and it reaches every weight that is trained."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,8 @@ from lib.model import VersatileDiffusion
 from scenes.captions import read_attributes
 from scenes.draw import layout
 from scenes.world import is_training, sample_scene
+from training import stages
+from training.__main__ import main
 from training.attributes import VALUES, read_loss, targets
 from training.autoencoder import AutoencoderStage
 from training.cache import ENCODERS, build, captions_of
@@ -178,3 +181,32 @@ def test_a_warm_start_takes_the_finished_weights(vd, model_folder, scenes, tmp_p
     assert torch.equal(taken, vd.image_decoder.conv_in.weight)
     assert not torch.equal(taken, fresh)
     assert taken.requires_grad
+
+
+def test_a_stage_of_two_runs_goes_on_from_its_own_weights(tmp_path, monkeypatch):
+    measured = {"psnr": 1.0, "latent_std": 1.0}
+    monkeypatch.setattr(AutoencoderStage, "measure", lambda stage: measured)
+    runs = (Recipe(steps=1, batch=1, lr=1e-3), Recipe(steps=2, batch=1, lr=1e-9, warmup=0))
+    monkeypatch.setitem(stages.RECIPES, "autoencoder", runs)
+    monkeypatch.setattr("training.vocabulary.CORPUS", 50)
+    out = tmp_path / "model"
+    arguments = ["autoencoder", "--runs", str(tmp_path), "--out", str(out), "--scenes", "64"]
+    assert main(arguments) == 0
+
+    known = json.loads((out / "training.json").read_text())
+    assert {name: entry["recipe"]["steps"] for name, entry in known.items()} == {
+        "autoencoder, run 1": 1,
+        "autoencoder": 2,
+    }
+    first, second = (
+        torch.load(folder / "autoencoder" / "checkpoint.pt", weights_only=True)
+        for folder in (tmp_path, tmp_path / "run-2")
+    )
+    name = "image_decoder.conv_in.weight"
+    assert (first["step"], second["step"]) == (1, 2)
+    # a rate of nothing: what the second run holds is what the first one exported, in half precision
+    averaged = first["ema"][list(first["modules"]).index(name)]
+    assert torch.allclose(second["modules"][name], averaged.half().float(), atol=1e-6)
+
+    assert main(arguments) == 0  # finished: nothing is trained again
+    assert json.loads((out / "training.json").read_text()) == known
