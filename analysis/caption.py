@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from analysis.caption_files import STATE, Ledger, Lines
 from analysis.caption_formats import FORMATS, Candidate, Captioned, InOrder, Row, make_writer
-from analysis.files import held_interrupts
+from analysis.files import held_interrupts, write_atomic
 from analysis.flows import flow_job
 from analysis.folders import (
     Broken,
@@ -42,7 +42,6 @@ from analysis.folders import (
 )
 from analysis.inputs import Picture, whole_number
 from analysis.outputs import OUT, VOLATILE, slug
-from analysis.rows import write_atomic
 from analysis.sampling import default_batch, fingerprint
 from lib.model import VersatileDiffusion
 from lib.noise import check_seed

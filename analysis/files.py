@@ -78,6 +78,20 @@ def write_all(contents: dict[Path, bytes]) -> None:
             path.unlink(missing_ok=True)
 
 
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, over another if there is one; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _place(temporary: Path, path: Path) -> None:
     """Give a file its final name, unless something has it."""
     try:

@@ -37,6 +37,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from analysis.files import write_atomic
 from analysis.folders import shown
 from analysis.outputs import OUT, VOLATILE, read_record
 
@@ -112,7 +113,6 @@ def write_gallery(out: str | Path = OUT) -> tuple[Path, Collection]:
         OSError: the page could not be written.
     """
     found = collect(out)
-    from analysis.rows import write_atomic  # brings torch along
 
     path = Path(out) / PAGE
     write_atomic(path, page(found))

@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from analysis import processes
-from analysis.rows import write_atomic
+from analysis.files import write_atomic
 from analysis.sampling import SAMPLERS, Sampling, fingerprint
 from lib.config import FLOWS
 from lib.model import VersatileDiffusion

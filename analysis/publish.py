@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from analysis import model_card
-from analysis.rows import write_atomic
+from analysis.files import write_atomic
 from analysis.sampling import fingerprint
 from lib.config import COMPONENTS, ModelSpec
 from lib.hub import PRETRAINED

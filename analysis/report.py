@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import processes
-from analysis.rows import write_atomic
+from analysis.files import write_atomic
 from analysis.statistics import Estimate
 
 Report = dict[str, Any]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis import processes
+from analysis.files import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -134,20 +134,6 @@ def _read(folder: Path, n: int) -> tuple[dict[int, Row], float, str]:
             continue
         rows |= new
     return rows, seconds, when
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; its folder is made if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def pack(vector: Tensor | np.ndarray) -> str:

@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from analysis.files import write_atomic
 from analysis.folders import Broken, Found, relative_to, shown
-from analysis.rows import write_atomic
 from analysis.sampling import fingerprint
 from lib.model import VersatileDiffusion
 from lib.tensor_files import open_tensors
