@@ -403,8 +403,8 @@ VD_MINI = replace(
     VD_FOUR_FLOW_V1_0,
     name="vd-mini",
     image_size=64,
-    scale_text=3.0,
-    scale_image=2.0,
+    scale_text=2.0,
+    scale_image=2.5,
     unet=UNetConfig(
         image_channels=8,
         text_dim=64,

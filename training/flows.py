@@ -30,7 +30,7 @@ from training.data import RENDERS, Pool, render_pairs
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPES = (Recipe(steps=8000, batch=32, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999),)
+RECIPES = (Recipe(steps=8000, batch=64, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999),)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class FlowOptions:
     """
 
     share: dict[str, float] = field(
-        default_factory=lambda: {"t2i": 1.0, "i2i": 0.5, "i2t": 1.0, "t2t": 0.75}
+        default_factory=lambda: {"t2i": 0.8, "i2i": 0.4, "i2t": 1.5, "t2t": 1.25}
     )
     weight: dict[str, float] = field(
         default_factory=lambda: {"t2i": 1.0, "i2i": 1.0, "i2t": 1.0, "t2t": 1.0}
