@@ -28,8 +28,10 @@ lint: $(READY)
 train: $(READY)
 	$(BIN)/python -m training all --runs $(RUNS)
 
+# the published numbers; `python -m analysis.publish REPORT` puts them into README and model card
 evaluate: $(READY)
-	$(BIN)/python -m analysis evaluate --model vd-mini --n 1000 --seed 7
+	$(BIN)/python -m analysis evaluate --model vd-mini --n 1000 --seed 7 \
+		--sampler dpmpp_2m --steps 20 --sweep-steps 20,50 --sweep-sampler ddim,dpmpp_2m
 
 # the notebook as it is committed, with its outputs
 notebook: $(READY)
