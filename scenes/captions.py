@@ -114,7 +114,9 @@ def canonical_caption(scene: Scene) -> str:
     return f"{_with_article(scene.style)} picture of {content} {background}"
 
 
-def write(scene: Scene, rng: np.random.Generator, complete: bool = True) -> str:
+def write(
+    scene: Scene, rng: np.random.Generator, complete: bool = True, reading_order: bool = False
+) -> str:
     """Compose a caption: lower case, at most one comma, at most 26 words.
 
     Args:
@@ -122,6 +124,8 @@ def write(scene: Scene, rng: np.random.Generator, complete: bool = True) -> str:
         rng: numpy generator that chooses words and word order.
         complete: say everything. With False the style and the background are each left out
             half of the time and each size one time in ten, as in the prompts people type.
+        reading_order: name the left or upper thing first, as one reads a page ("A left of B",
+            "right of A is B"). Otherwise either is named first, half of the time each.
     """
 
     def one_of(options: tuple[str, ...]) -> str:
@@ -131,7 +135,7 @@ def write(scene: Scene, rng: np.random.Generator, complete: bool = True) -> str:
         return not complete and rng.random() < probability
 
     scene = scene.canonical()
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 and not reading_order:
         scene = scene.swapped()
     adjective = one_of(STYLE_ADJECTIVES[scene.style])
     style_place = "nowhere" if dropped(0.5) else one_of(("thing", "picture", "end", "end"))
@@ -145,11 +149,12 @@ def write(scene: Scene, rng: np.random.Generator, complete: bool = True) -> str:
     if scene.relation is None:
         content = nouns[0]
     else:
-        relation = one_of(RELATION_PHRASES[scene.relation])
+        first, second = nouns
         if style_place != "picture" and rng.random() < 0.25:
-            content = f"{relation} {nouns[1]} is {nouns[0]}"
+            opposite = one_of(RELATION_PHRASES[OPPOSITE[scene.relation]])
+            content = f"{opposite} {first} is {second}"
         else:
-            content = f"{nouns[0]} {relation} {nouns[1]}"
+            content = f"{first} {one_of(RELATION_PHRASES[scene.relation])} {second}"
     if style_place == "picture":
         content = f"{_with_article(adjective)} {one_of(PICTURE_WORDS)} of {content}"
 

@@ -25,6 +25,7 @@ from training.loop import native_bf16
 
 CAPTIONS = 3
 COMPLETE = 2
+TARGETS = 4
 CHUNK = 256
 ENCODERS = ("image_encoder", "text_encoder", "clip_text", "clip_vision")
 
@@ -38,8 +39,8 @@ class Cache:
     Attributes:
         image_latents: (n, 2, C, h, w), scaled posterior means of both renders.
         image_tokens: (n, 2, 1 + patches, D), CLIP contexts of both renders.
-        text_latents: (n, 3, D), scaled posterior means of three captions, the last perhaps partial.
-        text_tokens: (n, 3, positions, D), CLIP contexts of the same captions.
+        text_latents: (n, 4, D), scaled posterior means of the captions to generate (`targets_of`).
+        text_tokens: (n, 3, positions, D), CLIP contexts of captions that condition (`captions_of`).
     """
 
     image_latents: np.ndarray | None
@@ -62,14 +63,24 @@ def fingerprint(vd: VersatileDiffusion, names: tuple[str, ...]) -> str:
 
 
 def captions_of(pool: Pool, index: int, seed: int = 0) -> list[str]:
-    """The training captions of a scene, always the same: `COMPLETE` say all, the last may not.
+    """The captions of a scene that condition, always the same.
 
-    Any of them conditions, so that prompts may leave things unsaid; only complete ones are what the
-    text column learns to generate.
+    `COMPLETE` of them say all, the last may leave things out, as prompts do.
     """
     rng = np.random.default_rng((seed, index, 99))
     scene = pool.scenes[index]
     return [write(scene, rng, complete=k < COMPLETE) for k in range(CAPTIONS)]
+
+
+def targets_of(pool: Pool, index: int, seed: int = 0) -> list[str]:
+    """The captions of a scene that the text column learns to generate, always the same.
+
+    They say all, in any words, but name things in reading order. Which of two things comes first
+    would otherwise be one more choice to make while denoising, and one that every attribute has to
+    agree on: half-made, it exchanges the colours of the two (`training/EXPERIMENTS.md`).
+    """
+    rng = np.random.default_rng((seed, index, 98))
+    return [write(pool.scenes[index], rng, reading_order=True) for _ in range(TARGETS)]
 
 
 def build(vd: VersatileDiffusion, pool: Pool, n: int, folder: Path) -> Cache:
@@ -91,10 +102,12 @@ def build(vd: VersatileDiffusion, pool: Pool, n: int, folder: Path) -> Cache:
         return vd.image_context(_renders(pool, scenes)).tokens.unflatten(0, (-1, RENDERS))
 
     def text_latents(scenes: range) -> Tensor:
-        return vd.encode_text(_captions(pool, scenes)).unflatten(0, (-1, CAPTIONS))
+        texts = [text for i in scenes for text in targets_of(pool, i)]
+        return vd.encode_text(texts).unflatten(0, (-1, TARGETS))
 
     def text_tokens(scenes: range) -> Tensor:
-        return vd.text_context(_captions(pool, scenes)).tokens.unflatten(0, (-1, CAPTIONS))
+        texts = [text for i in scenes for text in captions_of(pool, i)]
+        return vd.text_context(texts).tokens.unflatten(0, (-1, CAPTIONS))
 
     jobs: dict[str, tuple[str, Callable[[range], Tensor]]] = {
         "image_latents": ("image_encoder", image_latents),
@@ -133,7 +146,3 @@ def _renders(pool: Pool, scenes: range) -> Tensor:
     images = pool.images[scenes.start : scenes.stop]
     flat = torch.from_numpy(np.array(images)).flatten(0, 1)
     return flat.permute(0, 3, 1, 2).float() / 255
-
-
-def _captions(pool: Pool, scenes: range) -> list[str]:
-    return [caption for i in scenes for caption in captions_of(pool, i)]

@@ -25,12 +25,15 @@ from lib.config import FLOWS, ModelSpec
 from lib.model import Context, VersatileDiffusion
 from lib.unet import ContextColumn, DataColumn, TimeEmbed
 from scenes.world import split
-from training.cache import CAPTIONS, COMPLETE, Cache, build
+from training.cache import CAPTIONS, TARGETS, Cache, build
 from training.data import RENDERS, Pool, render_pairs
 from training.export import export
 from training.loop import Recipe, Stage
 
-RECIPES = (Recipe(steps=8000, batch=64, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999),)
+RECIPES = (
+    Recipe(steps=8000, batch=64, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999),
+    Recipe(steps=9000, batch=80, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999),
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class FlowOptions:
     """
 
     share: dict[str, float] = field(
-        default_factory=lambda: {"t2i": 0.8, "i2i": 0.4, "i2t": 1.5, "t2t": 1.25}
+        default_factory=lambda: {"t2i": 1.0, "i2i": 0.6, "i2t": 1.5, "t2t": 1.2}
     )
     weight: dict[str, float] = field(
         default_factory=lambda: {"t2i": 1.0, "i2i": 1.0, "i2t": 1.0, "t2t": 1.0}
@@ -131,7 +134,7 @@ class FlowsStage(Stage):
         share = np.where(rng.random(size) < self.options.uniform, rng.random(size), focus)
         return Draw(
             scenes=rng.integers(len(cache), size=size),
-            data=rng.integers(RENDERS if data == "image" else COMPLETE, size=size),
+            data=rng.integers(RENDERS if data == "image" else TARGETS, size=size),
             context=rng.integers(RENDERS if context == "image" else CAPTIONS, size=size),
             dropped=rng.random(size) < self.options.dropout,
             t=torch.from_numpy((share * timesteps).astype(np.int64)).clamp(max=timesteps - 1),

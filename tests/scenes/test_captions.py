@@ -47,6 +47,19 @@ def test_one_scene_has_many_captions_whichever_way_it_is_given():
         assert one == write(PAIR.swapped(), np.random.default_rng(seed))
 
 
+def test_reading_order_names_the_left_or_upper_thing_first_in_any_words():
+    rng = np.random.default_rng(4)
+    texts = [write(PAIR, rng, reading_order=True) for _ in range(2000)]
+    assert all(parse(text) == PAIR for text in texts)
+    assert all(text.index("red circle") < text.index("blue square") for text in texts)
+    assert len(set(texts)) > 250
+    words = set(" ".join(texts).split())
+    assert {"above", "over", "below", "under"} <= words
+    usual = [write(PAIR, rng) for _ in range(2000)]
+    share = np.mean([text.index("red circle") < text.index("blue square") for text in usual])
+    assert 0.45 < share < 0.55
+
+
 def test_incomplete_captions_say_only_what_is_true():
     rng = np.random.default_rng(3)
     left_out = {"background": 0, "style": 0, "size1": 0, "color1": 0, "shape1": 0, "relation": 0}

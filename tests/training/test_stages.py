@@ -10,14 +10,14 @@ import torch
 from lib import weights
 from lib.config import FLOWS
 from lib.model import VersatileDiffusion
-from scenes.captions import read_attributes
+from scenes.captions import parse, read_attributes
 from scenes.draw import layout
 from scenes.world import is_training, sample_scene
 from training import stages
 from training.__main__ import main
 from training.attributes import VALUES, read_loss, targets
 from training.autoencoder import AutoencoderStage
-from training.cache import ENCODERS, build, captions_of
+from training.cache import ENCODERS, TARGETS, build, captions_of, targets_of
 from training.clip import ClipStage, local_targets, near_copy
 from training.data import Pool, pool, render_pairs
 from training.flows import FlowOptions, FlowsStage
@@ -107,13 +107,26 @@ def test_a_dropped_context_is_the_flow_s_own_null(encoders, scenes, tmp_path):
 
 def test_the_cache_holds_what_the_encoders_say_and_is_read_back(encoders, scenes, tmp_path):
     cache = build(encoders, scenes, len(scenes), tmp_path)
-    wanted = encoders.encode_text(captions_of(scenes, 5))
+    wanted = encoders.encode_text(targets_of(scenes, 5))
     assert torch.allclose(torch.from_numpy(cache.text_latents[5].copy()).float(), wanted, atol=0.05)
+    wanted = encoders.text_context(captions_of(scenes, 5)).tokens
+    assert torch.allclose(torch.from_numpy(cache.text_tokens[5].copy()).float(), wanted, atol=0.05)
     again = build(encoders, scenes, len(scenes), tmp_path)
     assert np.array_equal(cache.image_tokens, again.image_tokens)
     assert len(list(tmp_path.glob("*.npy"))) == len(ENCODERS)
     with pytest.raises(ValueError, match="the pool has 8"):
         build(encoders, scenes, 9, tmp_path)
+
+
+def test_the_text_column_learns_to_name_things_in_reading_order(scenes):
+    for i, scene in enumerate(scenes.scenes):
+        targets = targets_of(scenes, i)
+        assert len(targets) == TARGETS and all(parse(text) == scene for text in targets)
+        places = [
+            [text.index(f"{thing.color} {thing.shape}") for thing in scene.canonical().things]
+            for text in targets
+        ]
+        assert all(place == sorted(place) for place in places)
 
 
 def test_the_pool_is_rendered_once_and_again_if_the_drawing_changes(tmp_path, monkeypatch):
