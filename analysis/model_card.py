@@ -93,6 +93,8 @@ def command(report: Report, spec: ModelSpec) -> str:
     """The command line that makes a report again; options that are defaults are left out."""
     settings, usual = report["protocol"]["settings"], Settings()
     words = ["python", "-m", "analysis", "evaluate", "--model", spec.name]
+    if settings.get("suite", usual.suite) != usual.suite:
+        words += ["--suite", settings["suite"]]
     words += ["--n", str(settings["n"]), "--seed", str(settings["seed"])]
     defaults = {
         "steps": spec.steps,
@@ -150,6 +152,37 @@ def _lines(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
+def effects(report: Report, spec: ModelSpec) -> str:
+    """What the applications do to scenes: every criterion, its number, and whether it holds.
+
+    Args:
+        report: of the suite `applications`.
+        spec: the model it is about.
+
+    Raises:
+        ValueError: the report has no criteria.
+    """
+    rows, held = [], 0
+    for application, asked in report["measures"].get("criteria", {}).items():
+        for k, (claim, judged) in enumerate(asked.items()):
+            (verdict, number), *_ = judged.items()
+            e = Estimate.from_dict(number)
+            held += verdict == "pass"
+            shown = ("" if k else application, claim, value_text(e), interval_text(e), str(e.n))
+            rows.append((*shown, verdict))
+    if not rows:
+        raise ValueError("The report has no criteria: give one of `--suite applications`.")
+    s, run = report["protocol"]["settings"], report["protocol"]["run"]
+    how = (
+        f"What each application does to scenes that training never saw, n = {s['n']}, seed "
+        f"{s['seed']}, {s['sampler']}, {s['steps']} steps. Each claim is a criterion on a 95 % "
+        f"interval, which can fail: {held} of {len(rows)} hold."
+    )
+    lines = table(("", "claim", "value", "95 % interval", "n", ""), rows, right=2)
+    again = f"Run `{run}`, made again by\n`{command(report, spec)}`."
+    return "\n".join([_wrapped(how), "", *lines, "", again])
+
+
 def trained(training: Mapping[str, Any]) -> str:
     """What each stage took, and what it measured at its end."""
     rows = []
@@ -157,15 +190,28 @@ def trained(training: Mapping[str, Any]) -> str:
         recipe, found = entry["recipe"], entry["measured"]
         told = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items())
         size = f"{recipe['steps']:,} x {recipe['batch'] * entry.get('processes', 1)}"
-        rows.append((stage, size, f"{entry['minutes']:.0f}", told))
+        rows.append((stage, size, f"{entry['minutes']:.0f}", _speed(stage, entry), told))
     hours = sum(entry["minutes"] for entry in training.values()) / 60
     together = (
         f"Together {hours:.1f} hours by the clock, as recorded in `training.json` beside the "
         "weights. Stages may have run at the same time. A run that a later one went on from is "
         "listed, too."
     )
-    lines = table(("stage", "steps x batch", "minutes", "measured at its end"), rows)
-    return "\n".join([*lines, "", _wrapped(together)])
+    head = ("stage", "steps x batch", "minutes", "samples a second", "measured at its end")
+    return "\n".join([*table(head, rows), "", _wrapped(together)])
+
+
+def _speed(stage: str, entry: Mapping[str, Any]) -> str:
+    """Samples a second over a whole run, "" where their number was not recorded.
+
+    A step of the flows has several samples for each of its batch; of other stages it has the batch.
+    """
+    recipe, samples = entry["recipe"], entry.get("samples")
+    if samples is None and not stage.startswith("flows"):
+        samples = recipe["batch"] * entry.get("processes", 1)
+    if samples is None or not entry["minutes"]:
+        return ""
+    return f"{recipe['steps'] * samples / (60 * entry['minutes']):.0f}"
 
 
 def card(
@@ -173,6 +219,7 @@ def card(
     sizes: Mapping[str, tuple[int, int]],
     training: Mapping[str, Any],
     report: Report,
+    applied: Report | None = None,
 ) -> str:
     """The whole model card.
 
@@ -181,9 +228,10 @@ def card(
         sizes: component -> (parameters, bytes on disk).
         training: stage -> what `training.json` says of it.
         report: an evaluation of all flows.
+        applied: one of the applications, if there is one.
 
     Raises:
-        ValueError: the report lacks a number.
+        ValueError: a report lacks a number.
     """
     counts, stored = zip(*sizes.values(), strict=True)
     rows = [(f"`{name}`", f"{count:,}", megabytes(size)) for name, (count, size) in sizes.items()]
@@ -244,7 +292,7 @@ Share right of each attribute, over the scenes that have it:
 {_joined(_by_attribute(report))}
 
 All numbers, with their intervals and the protocol: `evaluation.json`.
-
+{"" if applied is None else _section("Measured effect of the applications", effects(applied, spec))}
 ## Limits
 
 - It knows nothing but these scenes. A photograph, a drawing of anything else, or a word outside the
@@ -263,6 +311,10 @@ models.
 
 MIT, as the code.
 """
+
+
+def _section(title: str, text: str) -> str:
+    return f"\n## {title}\n\n{text}\n\nAll of it: `applications.json`.\n"
 
 
 def table(

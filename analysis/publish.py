@@ -1,14 +1,19 @@
-"""Numbers move from one evaluation's report into the README and the model card.
+"""Numbers move from reports into the README and the model card.
 
     python -m analysis evaluate --model vd-mini --n 1000 --seed 7
-    python -m analysis.publish output/evaluation/RUN/report.json
-    python -m analysis.publish                  # again, from the report that was published last
+    python -m analysis evaluate --model vd-mini --n 200 --seed 7 --suite applications
+    python -m analysis.publish output/evaluation/RUN/report.json output/evaluation/RUN2/report.json
+    python -m analysis.publish                # again, from the reports that were published last
+
+A report is taken for what its suite is about: `scenes` for the four flows, `applications`. One that
+is not given stays as it was published.
 
 Written, each whole or not at all:
 
 | file | what |
 |---|---|
-| `pretrained/vd-mini/evaluation.json` | the report, kept beside the weights it is about |
+| `pretrained/vd-mini/evaluation.json` | the report on scenes, beside the weights it is about |
+| `pretrained/vd-mini/applications.json` | that on applications, if there is one |
 | `pretrained/vd-mini/MODEL_CARD.md` | the whole card (`analysis.model_card`) |
 | `README.md` | what stands between `<!-- measured -->` and `<!-- /measured -->`; so `trained` |
 
@@ -39,21 +44,23 @@ from lib.weights import load
 from scenes.judge import JUDGE_FOLDER
 
 README = PRETRAINED.parent / "README.md"
-REPORT = "evaluation.json"
+KEPT = {"scenes": "evaluation.json", "applications": "applications.json"}
+"""Suite -> the file that its published report is kept in."""
 CARD = "MODEL_CARD.md"
 
 
 def publish(
-    report: Path | None = None,
+    reports: Sequence[Path] = (),
     model: Path = PRETRAINED / "vd-mini",
     readme: Path = README,
     judge: Path = JUDGE_FOLDER,
 ) -> list[Path]:
-    """Put a report's numbers where people read them.
+    """Put reports' numbers where people read them.
 
     Args:
-        report: a report.json of `analysis evaluate`; None takes the one that was published last.
-        model: folder of the model it is about.
+        reports: report.json files of `analysis evaluate`, at most one a suite; of the others those
+            that were published last are taken.
+        model: folder of the model they are about.
         readme: the file whose marked blocks are filled.
         judge: folder of the judge, for what its training took.
 
@@ -61,38 +68,76 @@ def publish(
         The files written.
 
     Raises:
-        ValueError: a file is missing or damaged, lacks a number or a marker, or the report is about
+        ValueError: a file is missing or damaged, lacks a number or a marker, or a report is about
             other weights. Then nothing is written.
         OSError: a file could not be written.
     """
-    report = model / REPORT if report is None else report
-    made, spec = _read(report), read_spec(model)
-    if not {"protocol", "measures"} <= made.keys():
-        raise ValueError(f"{report} is no report: give a report.json of `analysis evaluate`.")
-    check_weights(made, model)
+    spec, made = read_spec(model), collected(reports, model)
+    for suite, report in made.items():
+        check_weights(report, model, whole=suite == "scenes")
     contents = texts(made, spec, model, readme, judge)
     for path, text in contents.items():
         write_atomic(path, text)
     return list(contents)
 
 
+def collected(reports: Sequence[Path], model: Path) -> dict[str, dict[str, Any]]:
+    """Suite -> report: those given, and for other suites what the model's folder keeps.
+
+    Raises:
+        ValueError: a file is missing or no report, two are of one suite, or none is on scenes.
+    """
+    made: dict[str, dict[str, Any]] = {}
+    for path in reports:
+        report = _read(path)
+        if not {"protocol", "measures"} <= report.keys():
+            raise ValueError(f"{path} is no report: give a report.json of `analysis evaluate`.")
+        suite = report["protocol"]["settings"].get("suite", "scenes")
+        if suite not in KEPT:
+            raise ValueError(
+                f"{path} is of the suite {suite!r}: {' and '.join(KEPT)} are published."
+            )
+        if suite in made:
+            raise ValueError(f"{path} is a second report of the suite {suite!r}: give one of each.")
+        made[suite] = report
+    for suite, name in KEPT.items():
+        if suite not in made and (suite == "scenes" or (model / name).exists()):
+            made[suite] = _read(model / name)
+    return made
+
+
 def texts(
-    report: Mapping[str, Any], spec: ModelSpec, model: Path, readme: Path, judge: Path
+    reports: Mapping[str, Mapping[str, Any]],
+    spec: ModelSpec,
+    model: Path,
+    readme: Path,
+    judge: Path,
 ) -> dict[Path, str]:
     """What each file is going to hold.
+
+    Args:
+        reports: suite -> report; that of applications may be absent.
+        spec, model, readme, judge: see `publish`.
 
     Raises:
         ValueError: a file is missing or damaged, or lacks a number or a marker.
     """
     training = {**_read(judge / "training.json"), **_read(model / "training.json")}
+    scenes, applied = reports["scenes"], reports.get("applications")
     blocks = {
         "trained": model_card.trained(training),
-        "measured": model_card.measured(report, spec),
+        "measured": model_card.measured(scenes, spec),
     }
+    if applied is not None:
+        blocks["effects"] = model_card.effects(applied, spec)
     return {
-        model / CARD: model_card.card(spec, sizes(model), training, report),
+        model / CARD: model_card.card(spec, sizes(model), training, scenes, applied),
         readme: fill(readme.read_text(encoding="utf-8"), blocks),
-        model / REPORT: json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        **{
+            model / KEPT[suite]: json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False)
+            + "\n"
+            for suite, made in reports.items()
+        },
     }
 
 
@@ -128,12 +173,12 @@ def sizes(model: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def check_weights(report: Mapping[str, Any], model: Path) -> None:
-    """ValueError unless a report is about all of the weights in a model's folder."""
+def check_weights(report: Mapping[str, Any], model: Path, whole: bool = True) -> None:
+    """ValueError unless a report is about the weights in a model's folder; `whole`: all of them."""
     run, about = report["protocol"]["run"], report["protocol"]["model"]
     known = about["weights"]
     unused = [name for name in COMPONENTS if name not in known]
-    if unused:
+    if whole and unused:
         raise ValueError(
             f"The report {run} used no {', '.join(unused)}: evaluate all flows (leave --flows out)."
         )
@@ -151,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Publish as the command line asks; print what was written."""
     args = build_parser().parse_args(argv)
     try:
-        written = publish(args.report, args.model, args.readme)
+        written = publish(args.reports, args.model, args.readme)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -169,7 +214,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Put an evaluation's numbers into the README and the model card.",
     )
     add = parser.add_argument
-    add("report", nargs="?", type=Path, help="a report.json (default: the one published last)")
+    add("reports", nargs="*", type=Path, help="report.json files (default: those published last)")
     add("--model", type=Path, default=PRETRAINED / "vd-mini", help="folder of the model")
     add("--readme", type=Path, default=README, help="whose marked blocks are filled")
     return parser

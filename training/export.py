@@ -59,6 +59,7 @@ def record(stage: Stage, measured: dict[str, float], seconds: float) -> None:
         "measured": {key: round(value, 5) for key, value in measured.items()},
         "minutes": round(seconds / 60, 1),
         "processes": parallel.world(),
+        "samples": stage.samples() * parallel.world(),
         "recipe": asdict(stage.recipe),
     }
     path.write_text(json.dumps(known, indent=2) + "\n")

@@ -117,13 +117,20 @@ class FlowsStage(Stage):
         """Sum of the flows' noise-prediction errors."""
         total, metrics = torch.zeros(()), {}
         for flow in FLOWS:
-            size = round(self.recipe.batch * self.options.share[flow])
-            if size == 0:
+            if self._size(flow) == 0:
                 continue
-            loss = self._flow_loss(flow, self.cache, self._draw(flow, self.cache, size, rng))
+            draw = self._draw(flow, self.cache, self._size(flow), rng)
+            loss = self._flow_loss(flow, self.cache, draw)
             total = total + self.options.weight[flow] * loss
             metrics[flow] = loss.item()
         return total, metrics
+
+    def samples(self) -> int:
+        """Samples of one step, all flows together."""
+        return sum(map(self._size, FLOWS))
+
+    def _size(self, flow: str) -> int:
+        return round(self.recipe.batch * self.options.share[flow])
 
     def _draw(self, flow: str, cache: Cache, size: int, rng: np.random.Generator) -> Draw:
         data, context = FLOWS[flow]

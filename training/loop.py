@@ -116,6 +116,10 @@ class Stage(ABC):
         """Module name -> factor on its gradients (1 where not named)."""
         return {}
 
+    def samples(self) -> int:
+        """Samples of one step of one process."""
+        return self.recipe.batch
+
     def measure(self) -> dict[str, float]:
         """Quality on held-out data, with the weights as they are now (EMA when called)."""
         return {}

@@ -9,6 +9,7 @@ import pytest
 
 from analysis import model_card, publish, scene_tasks
 from analysis.protocol import PARTS
+from analysis.report import dumps as to_json_text
 from analysis.sampling import fingerprint
 from analysis.scenes_suite import evaluate_scenes
 from analysis.statistics import paired_difference, wilson
@@ -30,6 +31,8 @@ old
 Between.
 <!-- trained -->
 <!-- /trained -->
+<!-- effects -->
+<!-- /effects -->
 """
 
 
@@ -57,7 +60,7 @@ def place(tmp_path, model_folder, vd, report):
     report["protocol"]["model"] |= {"name": "tiny", "weights": weights}
     path = tmp_path / "report.json"
     path.write_text(json.dumps(report))
-    return {"report": path, "model": model, "readme": readme, "judge": judge}
+    return {"reports": [path], "model": model, "readme": readme, "judge": judge}
 
 
 def test_numbers_land_where_they_belong(place, report, vd):
@@ -68,14 +71,17 @@ def test_numbers_land_where_they_belong(place, report, vd):
     assert readme.startswith("# Title\n\n<!-- measured -->\n`tiny` on scenes")
     assert "old" not in readme
     assert "<!-- /measured -->\n\nBetween.\n<!-- trained -->\n| stage |" in readme
-    assert readme.endswith("<!-- /trained -->\n")
+    assert readme.endswith("<!-- /trained -->\n<!-- effects -->\n<!-- /effects -->\n")
+    assert "applications.json" not in card
     share = model_card.interval_text(wilson(SMALL.n, SMALL.n))
     for text in (card, readme):
         assert f"| text to image | every attribute right | 100.0 % | {share} | {SMALL.n} |" in text
         assert "| image VAE | reconstruction (PSNR) | 100.00 dB |" in text
         assert "at least 100.0 % of each attribute" in " ".join(text.split())
-        stage = "5,000 x 64 | 90 | exact match 0.954, latent std 1.089 |"
-        assert f"| judge | {stage}\n| clip | {stage}\n| flows | {stage}\n" in text
+        took, found = "5,000 x 64 | 90 |", "| exact match 0.954, latent std 1.089 |"
+        stage = f"{took} 59 {found}"  # 5,000 x 64 / (90 x 60)
+        # nobody noted how many samples a step of the flows had
+        assert f"| judge | {stage}\n| clip | {stage}\n| flows | {took}  {found}\n" in text
         assert "Together 4.5 hours" in text
     count = sum(p.numel() for name in COMPONENTS for p in vd.component(name).parameters())
     assert f"| **all** | **{count:,}** |" in card
@@ -85,7 +91,7 @@ def test_numbers_land_where_they_belong(place, report, vd):
 
 def test_publishing_again_changes_nothing(place):
     first = {path: path.read_text() for path in publish.publish(**place)}
-    place["report"] = None  # from what was kept
+    place["reports"] = []  # from what was kept
     assert {path: path.read_text() for path in publish.publish(**place)} == first
 
 
@@ -124,7 +130,7 @@ def test_reports_from_before_search_and_captions_are_still_published(place, repo
     report["protocol"]["settings"]["flows"] = [*FLOWS, "reconstruction"]
     for name in ("search", "caption"):
         del report["measures"][name]
-    place["report"].write_text(json.dumps(report))
+    place["reports"][0].write_text(json.dumps(report))
     card, readme = (path.read_text() for path in publish.publish(**place)[:2])
     for text in (card, readme):
         assert "visual search" not in text and "captions |" not in text
@@ -137,7 +143,7 @@ def test_what_was_measured_besides_is_published(place, report):
     runs = {"heun, 20": {"all_minus_ddim_50": difference}, "ddim, 20": {}}
     report["measures"]["sweep_steps"] = {"t2i": runs}
     report["measures"]["caption"]["exact_scene"] = wilson(5, 6).to_dict()
-    place["report"].write_text(json.dumps(report))
+    place["reports"][0].write_text(json.dumps(report))
     card, readme = (path.read_text() for path in publish.publish(**place)[:2])
     for text in (card, readme):
         line = "| fewer steps | 20 of heun minus 50 of ddim | -1.0 points | -4.1 to +2.1 points |"
@@ -148,6 +154,53 @@ def test_what_was_measured_besides_is_published(place, report):
         assert "| captions | exactly the scene, best of several | 83.3 % |" in text
 
 
+@pytest.fixture
+def applied(tmp_path, report):
+    """The report of applications that do what they promise, but for one."""
+    made = {
+        "edit": {"the named one changes (interval at least 70 %)": {"pass": wilson(180, 200)}},
+        "fidelity": {
+            "distance falls (interval below 0)": {"pass": wilson(150, 200)},
+            "in strict order (interval above 50 %)": {"fail": wilson(90, 200)},
+        },
+    }
+    protocol = copy.deepcopy(report["protocol"]) | {"run": "applications_run"}
+    protocol["settings"] |= {"suite": "applications", "n": 200}
+    path = tmp_path / "applied.json"
+    path.write_text(to_json_text({"protocol": protocol, "measures": {"criteria": made}}))
+    return path
+
+
+def test_effects_of_applications_are_published_and_kept(place, applied):
+    given = place["reports"]
+    written = publish.publish(**{**place, "reports": [*given, applied]})
+    assert written[-1].name == "applications.json"
+    assert json.loads(written[-1].read_text()) == json.loads(applied.read_text())
+    card, readme = (path.read_text() for path in written[:2])
+    for text in (card, readme):
+        assert "2 of 3 hold" in " ".join(text.split())
+        line = "the named one changes (interval at least 70 %) | 90.0 % | 85.1 - 93.4 % | 200 |"
+        assert f"| edit | {line} pass |" in text
+        assert "|  | in strict order (interval above 50 %) | 45.0 % | " in text
+        assert "--suite applications --n 200 " in text
+    again = publish.publish(**{**place, "reports": given})  # the other one stays as published
+    assert [path.read_text() for path in again[:2]] == [card, readme]
+    with pytest.raises(ValueError, match="second report of the suite 'applications'"):
+        publish.publish(**{**place, "reports": [applied, applied]})
+
+
+def test_reports_that_cannot_be_published_are_refused(place, applied):
+    made = json.loads(applied.read_text())
+    empty = made | {"measures": {}}
+    other = copy.deepcopy(made)
+    other["protocol"]["settings"]["suite"] = "folder"
+    for changed, told in ((empty, "no criteria"), (other, "suite 'folder': scenes and app")):
+        applied.write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=told):
+            publish.publish(**{**place, "reports": [*place["reports"], applied]})
+    assert place["readme"].read_text() == README
+
+
 @pytest.mark.parametrize("path", [path for _, _, path in model_card.HEADLINES] + [("judge",)])
 def test_a_report_without_a_number_is_refused(place, report, path):
     less = copy.deepcopy(report)
@@ -155,22 +208,22 @@ def test_a_report_without_a_number_is_refused(place, report, path):
     for name in path[:-1]:
         node = node[name]
     del node[path[-1]]
-    place["report"].write_text(json.dumps(less))
+    place["reports"][0].write_text(json.dumps(less))
     before = place["readme"].read_text()
     with pytest.raises(ValueError, match=f"lacks {' / '.join(path)}.*leave --flows out"):
         publish.publish(**place)
     assert place["readme"].read_text() == before
-    assert not (place["model"] / publish.REPORT).exists()
+    assert not (place["model"] / publish.KEPT["scenes"]).exists()
 
 
 def test_a_report_about_other_weights_is_refused(place, report):
     weights = report["protocol"]["model"]["weights"]
     weights["text_data"] = "0" * 12
-    place["report"].write_text(json.dumps(report))
+    place["reports"][0].write_text(json.dumps(report))
     with pytest.raises(ValueError, match=r"not about the text_data in .*evaluate the model again"):
         publish.publish(**place)
     del weights["text_data"]
-    place["report"].write_text(json.dumps(report))
+    place["reports"][0].write_text(json.dumps(report))
     with pytest.raises(ValueError, match="used no text_data"):
         publish.publish(**place)
 
@@ -197,7 +250,7 @@ def test_a_block_is_replaced_literally():
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
 def test_the_command_line_says_what_is_wrong(place, capsys, content):
-    path = place["report"]
+    path = place["reports"][0]
     path.unlink() if content is None else path.write_text(content)
     assert publish.main([str(path), "--model", str(place["model"])]) == 2
     out, err = capsys.readouterr()

@@ -92,7 +92,9 @@ def test_judge(tmp_path):
 def test_flows_reach_every_column_and_drop_contexts(encoders, scenes, tmp_path):
     cache = build(encoders, scenes, len(scenes), tmp_path)
     options = FlowOptions(share=dict.fromkeys(FLOWS, 1.0), dropout=0.5)
-    check(FlowsStage(encoders, cache, cache, tmp_path, RECIPE, options))
+    stage = FlowsStage(encoders, cache, cache, tmp_path, RECIPE, options)
+    assert stage.samples() == len(FLOWS) * RECIPE.batch
+    check(stage)
 
 
 def test_a_dropped_context_is_the_flow_s_own_null(encoders, scenes, tmp_path):
@@ -211,6 +213,7 @@ def test_a_stage_of_two_runs_goes_on_from_its_own_weights(tmp_path, monkeypatch)
         "autoencoder, run 1": 1,
         "autoencoder": 2,
     }
+    assert [entry["samples"] for entry in known.values()] == [1, 1]
     first, second = (
         torch.load(folder / "autoencoder" / "checkpoint.pt", weights_only=True)
         for folder in (tmp_path, tmp_path / "run-2")
