@@ -52,7 +52,7 @@ class FlowOptions:
     """
 
     share: dict[str, float] = field(
-        default_factory=lambda: {"t2i": 1.0, "i2i": 0.6, "i2t": 1.5, "t2t": 1.2}
+        default_factory=lambda: {"t2i": 1.3, "i2i": 1.1, "i2t": 0.7, "t2t": 0.6}
     )
     weight: dict[str, float] = field(
         default_factory=lambda: {"t2i": 1.0, "i2i": 1.0, "i2t": 1.0, "t2t": 1.0}

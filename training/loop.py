@@ -254,7 +254,7 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
             if time.monotonic() - saved > recipe.save_every:
                 keep("checkpoint.pt", step + 1)
                 saved = time.monotonic()
-            if asked():
+            if parallel.anywhere(asked()):  # or one would wait for another that has left
                 keep("checkpoint.pt", step + 1)
                 log.warning("%s stopped after step %d.", stage.name, step + 1)
                 raise KeyboardInterrupt

@@ -39,6 +39,16 @@ def wait() -> None:
         dist.barrier()
 
 
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is set in any process; all of them ask at the same moment."""
+    if world() == 1:
+        return flag
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    told = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(told, dist.ReduceOp.MAX)
+    return bool(told)
+
+
 @torch.no_grad()
 def average_gradients(parameters: Sequence[Tensor]) -> None:
     """Replace every gradient by its mean over the processes: one message for all of them.

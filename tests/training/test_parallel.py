@@ -10,6 +10,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
+import os
+import signal
 import sys
 from pathlib import Path
 import numpy as np
@@ -27,6 +29,8 @@ class Toy(Stage):
     def loss(self, step, rng):
         # the same eight rows whatever the number of processes: each takes its part of them
         rows = np.random.default_rng(step).normal(size=(8, 3))
+        if "STOP" in os.environ and step == 3 and parallel.rank() == 1:
+            os.kill(os.getpid(), signal.SIGINT)
         share = np.array_split(rows, parallel.world())[parallel.rank()]
         x = torch.from_numpy(share).float()
         return (self.modules["a"](x) - x.sum(1, keepdim=True)).square().mean(), {}
@@ -40,20 +44,46 @@ torch.save(stage.modules.state_dict(), out / f"rank{parallel.rank()}.pt")
 """
 
 
-def test_two_processes_train_the_model_of_one(tmp_path):
-    program = tmp_path / "program.py"
+LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def launch(folder, *prefix, **environment):
+    program = folder / "program.py"
     program.write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *prefix, str(program), str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        timeout=300,
+    )
+
+
+def ranks(folder):
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_two_processes_train_the_model_of_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for folder, prefix in ((one, []), (two, launcher)):
+    for folder, prefix in ((one, ()), (two, LAUNCHER)):
         folder.mkdir()
-        command = [sys.executable, *prefix, str(program), str(folder)]
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+        assert launch(folder, *prefix).returncode == 0
     single = torch.load(one / "rank0.pt", weights_only=True)
-    ranks = [torch.load(two / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    first, second = ranks(two)
     for name, value in single.items():
-        assert torch.equal(ranks[0][name], ranks[1][name])
+        assert torch.equal(first[name], second[name])
         # bfloat16 rounds each half batch on its own
-        assert torch.allclose(ranks[0][name], value, atol=0.02)
+        assert torch.allclose(first[name], value, atol=0.02)
     assert (two / "toy" / "measured.json").exists()
+
+
+def test_a_process_that_is_stopped_stops_the_others_after_the_same_step(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    assert launch(whole, *LAUNCHER).returncode == 0
+    assert launch(parts, *LAUNCHER, STOP="1").returncode != 0
+    kept = torch.load(parts / "toy" / "checkpoint.pt", weights_only=True)
+    assert kept["step"] == 4
+    assert launch(parts, *LAUNCHER).returncode == 0
+    for a, b in zip(ranks(whole), ranks(parts), strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
