@@ -9,6 +9,7 @@ from left to right as sampling does, from noise (t = 1000) to the result (t = 0)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -30,6 +31,7 @@ from analysis.figures import (
     styled,
 )
 from analysis.readability import Readability
+from analysis.trace import Trace
 from analysis.walkthrough import FocusDecomposition, Guidance, ScheduleTable, plan_of
 from lib.config import FLOWS
 from lib.images import to_pil, to_rgb
@@ -225,6 +227,42 @@ def readability_over_time(result: Readability) -> Chart:
         axes.set(ylim=(0, 1.02), title=title)
         if axes.get_lines():
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8)
+    return figure
+
+
+@styled
+def activations_over_time(recording: Trace, branch: str = "cond") -> Chart:
+    """How large what every block gives is over time: root mean square, a panel a column of layers.
+
+    Blocks are numbered in running order, from the top. A block whose row is dark and stays so has
+    little to say; a row that changes from left to right does different things early and late.
+
+    Args:
+        recording: of a generation.
+        branch: "cond" or "null".
+
+    Raises:
+        ValueError: nothing of that branch was recorded.
+    """
+    chosen = [a for a in recording.activations if a.branch == branch and "." in a.block]
+    if not chosen:
+        raise ValueError(f"No activations of the branch {branch!r} were recorded.")
+    columns = list(dict.fromkeys(a.block.partition(".")[0] for a in chosen))
+    figure, (row,) = new_figure(1, len(columns), 4 * len(columns), 3)
+    for axes, name in zip(row, columns, strict=True):
+        part = [a for a in chosen if a.block.partition(".")[0] == name]
+        blocks = sorted({int(a.block.partition(".")[2]) for a in part})
+        times = sorted({a.t for a in part}, reverse=True)
+        size = np.full((len(blocks), len(times)), np.nan)
+        for a in part:
+            place = blocks.index(int(a.block.partition(".")[2])), times.index(a.t)
+            size[place] = math.hypot(a.mean, a.std)
+        shown = axes.imshow(size, cmap=HEAT, norm="log", aspect="auto", interpolation="nearest")
+        ticks = np.linspace(0, len(times) - 1, min(5, len(times))).round().astype(int)
+        axes.set_xticks(ticks, [times[k] for k in ticks])
+        axes.set(xlabel="timestep t", ylabel="block", title=name.replace("_", " "))
+        axes.grid(False)
+        figure.colorbar(shown, ax=axes, label="root mean square")
     return figure
 
 

@@ -19,6 +19,7 @@ ENDING |= {"latent-edit": "png", "interpolate": "png", "films": "gif", "search":
 FOREIGN = ["a large red circle", "a tiny striped star left of a big green heart"]
 """Prompts that the random model's few tokens can write."""
 FIGURES = {
+    "activations",
     "film-strip",
     "focus-spectrum-content",
     "focus-spectrum-style",
@@ -27,6 +28,7 @@ FIGURES = {
     "heat-maps",
     "latent-norms",
     "noise-schedule",
+    "self-attention",
 }
 
 
@@ -74,7 +76,7 @@ def test_runs_from_a_clean_kernel(model, model_folder, tmp_path):
     changes = {"MODEL": "vd-mini", "OUT": str(out), "STEPS": 3, "MEASURED": 3}
     if model != "vd-mini":
         changes |= {"MODEL": str(model_folder), "PROMPTS": FOREIGN, "WORDS": ["red circle"]}
-        changes |= {"SHOWN": FOREIGN, "WANTED": FOREIGN[::-1]}
+        changes |= {"SHOWN": FOREIGN, "WANTED": FOREIGN[::-1], "NEGATIVE": FOREIGN[1]}
     for mode, ending in ENDING.items():  # results of an earlier run
         (out / mode).mkdir(parents=True)
         (out / mode / f"0001_earlier_seed1.{ending}").write_text("kept")

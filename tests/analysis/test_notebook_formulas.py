@@ -17,6 +17,7 @@ from PIL import Image
 from analysis.applications import Options
 from analysis.color import match_color, match_mean_std
 from analysis.edit import edit_job, latent_edit_job, without
+from analysis.flows import flow_job
 from analysis.focus import focus, focus_context
 from analysis.heatmaps import heat_maps, token_indices
 from analysis.interpolate import slerp
@@ -81,6 +82,19 @@ def test_guidance(vd, x, text):
     null = vd.text_context([""])
     eps = [vd.eps(x, T, [(c, 1.0)]) for c in (text, null)]
     assert close(vd.guided([(text, 1.0)], "image", 3.0)(x, T), eps[1] + 3 * (eps[0] - eps[1]))
+
+
+@states(
+    r"""\hat\epsilon = \epsilon_\theta(x_t, t, c_\text{negative})
+    + s\,\bigl(\epsilon_\theta(x_t, t, c) - \epsilon_\theta(x_t, t, c_\text{negative})\bigr)"""
+)
+def test_a_negative_prompt_is_what_guidance_leads_away_from(vd, text):
+    how = {"seed": 4, "steps": 1, "scale": 3.0}
+    (step,) = flow_job(vd, "t2i", TEXTS[0], negative_prompt=TEXTS[1], **how).steps()
+    noise = SampleNoise([4]).normal(vd.latent_shape("image"))
+    negative = vd.text_context(TEXTS[1:])
+    eps = [vd.eps(noise, step.t, [(c, 1.0)]) for c in (text, negative)]
+    assert close(step.eps, eps[1] + 3 * (eps[0] - eps[1]))
 
 
 @states(

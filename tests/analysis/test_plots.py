@@ -11,6 +11,7 @@ from PIL import Image
 from analysis import plots
 from analysis.figures import COLORS, LINES, MARKERS, Chart, save_figure, series_style
 from analysis.readability import Readability, attribute_readability
+from analysis.trace import trace
 from analysis.walkthrough import (
     focus_decomposition,
     guidance_vectors,
@@ -201,6 +202,26 @@ def test_focus_spectrum_shows_gain_and_bands():
     heights = [bar.get_height() for bar in right.patches]
     norms = [band.flatten(1).norm(dim=1).mean().item() for band in shown.bands.values()]
     assert np.allclose(heights, norms)
+
+
+def test_activations_have_a_row_a_block_and_a_column_a_step(vd):
+    context = vd.text_context(["a red circle"])
+    x = SampleNoise([1]).normal(vd.latent_shape("image"))
+    with trace(vd) as recording:
+        eps = vd.guided([(context, 1.0)], "image", 2.0)
+        list(ddim(eps, x, vd.schedule, [1, 400, 900]))
+    figure = plots.activations_over_time(recording, "null")
+    data, layers = figure.axes[:2]
+    assert (data.get_title(), layers.get_title()) == ("image data", "text context")
+    sizes = data.images[0].get_array()
+    assert sizes.shape == (len(vd.image_data.data_blocks), 3)
+    last = [a for a in recording.activations if (a.block, a.branch) == ("image_data.2", "null")]
+    assert [a.t for a in last] == [900, 400, 1]
+    assert np.allclose(sizes[2], [np.hypot(a.mean, a.std) for a in last])
+    assert len(layers.images[0].get_array()) == len(vd.component("text_context").context_blocks)
+    figure._repr_png_()
+    with pytest.raises(ValueError, match="branch 'other'"):
+        plots.activations_over_time(recording, "other")
 
 
 # ---------------------------------------------------------------------- readability
