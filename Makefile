@@ -33,10 +33,15 @@ evaluate: $(READY)
 	$(BIN)/python -m analysis evaluate --model vd-mini --n 1000 --seed 7 \
 		--sampler dpmpp_2m --steps 20 --sweep-steps 20,50 --sweep-sampler ddim,dpmpp_2m
 
-# the notebook as it is committed, with its outputs
+# the notebook as it is committed, with its outputs, and the figures that the README shows of it
+SHOWN := four-flows readability guidance-over-time
 notebook: $(READY)
+	@start=$$(date +%s); \
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace run_inference_analyse.ipynb \
-		--ExecutePreprocessor.record_timing=False
+		--ExecutePreprocessor.record_timing=False && \
+	echo "The notebook took $$(($$(date +%s) - start)) s."
+	mkdir -p assets/figures
+	for name in $(SHOWN); do cp output/figures/$$name.png assets/figures/ || exit 1; done
 
 # the README's figure
 picture: $(READY)

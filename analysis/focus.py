@@ -4,33 +4,66 @@ The local CLIP tokens of a picture are a matrix, tokens x channels. Its few larg
 components carry style (palette, texture, layout common to all patches); what remains carries what
 the patches show. Weakening the first or keeping only them therefore moves a variation along a
 semantic-style axis without any training (Xu et al. 2022, section 4.3).
+
+How few is a matter of the encoder, so it is a setting (`Bands`): the released code's numbers fit
+257 tokens of ViT-L/14 on photographs; a drawn scene of `vd-mini` has nearly all of its variance in
+five components, and its style in one.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-RANK = 20
-DROP_LARGEST = 1
-"""At most so many whole components are weakened away on the semantic side (and half the next)."""
-KEEP_LARGEST = 5
-"""At least so many components are kept on the style side."""
+
+@dataclass(frozen=True)
+class Bands:
+    """Which principal components focus fades, the largest first.
+
+    Attributes:
+        content: that many of the first fade on the way to content.
+        style: that many of the first stay whole on the way to style.
+        rank: those from `style` to here fade on that way; what lies beyond goes.
+        alone: that many are the style where a text says the content (`analysis.edit.latent_edit`).
+    """
+
+    content: int = 2
+    style: int = 5
+    rank: int = 20
+    alone: int = 10
+
+    def __post_init__(self) -> None:
+        if min(self.content, self.style, self.alone) < 1 or self.rank <= self.style:
+            raise ValueError(f"{self}: give content, style and alone from 1, and rank above style.")
+
+
+RELEASED = Bands()
+"""The released code's."""
+BANDS = {"vd-mini": Bands(content=1, style=1, rank=5, alone=1)}
+"""Model -> its own, where those were measured (`training/EXPERIMENTS.md`)."""
+
+
+def bands_of(model: str) -> Bands:
+    """The bands of a model by its name; the released ones where no others are known."""
+    return BANDS.get(model, RELEASED)
+
 
 FIRST_RELEASE = {-2: "drop 2", -1: "drop 1", 0: "as it is", 1: "keep 10", 2: "keep 2"}
 """Levels of the first release, and what each does to the components of a rank-50 PCA."""
 
 
-def focus(tokens: Tensor, level: float) -> Tensor:
+def focus(tokens: Tensor, level: float, bands: Bands = RELEASED) -> Tensor:
     """Turn local tokens towards semantics (level 0) or style (1); 0.5 leaves them as they are.
 
-    After removing each token's mean over channels, `X = U diag(s) V^T + R` with the 20 largest
-    singular values in s. With `y(t0, y0) = y0 + (1 - y0) (exp(2 (level - 1/2)) - t0) / (1 - t0)`:
+    After removing each token's mean over channels, `X = U diag(s) V^T + R` with the `rank` largest
+    singular values in s. With c = bands.content, k = bands.style, r = bands.rank, and
+    `y(t0, y0) = y0 + (1 - y0) (exp(2 (level - 1/2)) - t0) / (1 - t0)`:
 
-        level < 1/2:  y = y(1/e, -1);   s_i *= max(0, y + (1 - y) i / 2)          for i = 0, 1
-        level > 1/2:  y = y(e, -15);    s_i *= max(0, y + (1 - y) (19 - i) / 15)  for i = 5 ... 19
+        level < 1/2:  y = y(1/e, 1 - c);  s_i *= max(0, y + (1 - y) i / c)                  i < c
+        level > 1/2:  y = y(e, k - r);    s_i *= max(0, y + (1 - y) (r - 1 - i) / (r - k))  i >= k
                       and R is dropped
 
     The recomposed tokens, mean included, are rescaled to the standard deviation (over tokens and
@@ -39,6 +72,7 @@ def focus(tokens: Tensor, level: float) -> Tensor:
     Args:
         tokens: (B, N, D) local tokens: an image context without its class token.
         level: 0 ... 1.
+        bands: c, k and r; the released code's are 2, 5 and 20.
 
     Returns:
         Like tokens; every sample is the same alone and in any batch.
@@ -52,16 +86,17 @@ def focus(tokens: Tensor, level: float) -> Tensor:
     if level == 0.5:
         return tokens
     x = tokens.float()
-    mean, u, s, v = _components(x, RANK)
+    mean, u, s, v = _components(x, max(bands.rank, bands.content))
     index = torch.arange(len(s[0]), dtype=x.dtype, device=x.device)
     if level < 0.5:
-        y = _strength(level, 0.0, -float(DROP_LARGEST))
-        gain = (y + (1 - y) * index / (DROP_LARGEST + 1)).clamp(min=0, max=1)
+        y = _strength(level, 0.0, 1.0 - bands.content)
+        gain = (y + (1 - y) * index / bands.content).clamp(min=0, max=1)
         # only the change is subtracted: what lies beyond the rank stays as it is
         out = x - (u * (s * (1 - gain))[:, None]) @ v
     else:
-        y = _strength(level, 1.0, -float(RANK - KEEP_LARGEST))
-        gain = y + (1 - y) * (RANK - 1 - index) / (RANK - KEEP_LARGEST)
+        fading = bands.rank - bands.style
+        y = _strength(level, 1.0, -float(fading))
+        gain = y + (1 - y) * (bands.rank - 1 - index) / fading
         out = mean + (u * (s * gain.clamp(min=0, max=1))[:, None]) @ v
     return _rescaled(out, x).to(tokens.dtype)
 
@@ -101,9 +136,9 @@ def top_components(tokens: Tensor, rank: int) -> Tensor:
     return (mean + (u * s[:, None]) @ v).to(tokens.dtype)
 
 
-def focus_context(tokens: Tensor, level: float) -> Tensor:
+def focus_context(tokens: Tensor, level: float, bands: Bands = RELEASED) -> Tensor:
     """`focus` on a whole image context (B, 1 + N, D): the class token stays as it is."""
-    return torch.cat([tokens[:, :1], focus(tokens[:, 1:], level)], dim=1)
+    return torch.cat([tokens[:, :1], focus(tokens[:, 1:], level, bands)], dim=1)
 
 
 def _check(tokens: Tensor) -> None:

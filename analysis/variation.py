@@ -10,7 +10,8 @@ under the turned context keeps the one and frees the other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,14 @@ from torch import Tensor
 from analysis.applications import Options, Sample, Source, application_job, values_of
 from analysis.color import check_color_match, match_color
 from analysis.flows import Pictures
-from analysis.focus import FIRST_RELEASE, focus_context, focus_first_release
+from analysis.focus import (
+    FIRST_RELEASE,
+    RELEASED,
+    Bands,
+    bands_of,
+    focus_context,
+    focus_first_release,
+)
 from analysis.inputs import whole_number
 from analysis.outputs import Result
 from analysis.sampling import Job
@@ -35,6 +43,7 @@ def focused(
     *,
     levels: float | list[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     scheme: str = "focus",
+    bands: Bands | None = None,
     fidelity: float = 0.0,
     color_match: float | None = None,
     color_method: str = "mean_std",
@@ -53,6 +62,8 @@ def focused(
             variation (`analysis.focus.focus`); in "first_release" the whole numbers -2 (content)
             to 2 (style), 0 is a plain variation (`analysis.focus.focus_first_release`).
         scheme: "focus" or "first_release".
+        bands: which components fade in the scheme "focus"; None takes the model's own
+            (`analysis.focus.bands_of`), the released ones for models that have none.
         fidelity, color_match, color_method: as in `analysis.generate.image_variation`. Towards
             content the colours drift, too; a colour match puts the input's back at every level.
         progress: show a bar.
@@ -65,7 +76,7 @@ def focused(
         ValueError: bad input, before any compute.
     """
     job = focus_job(
-        vd, images, levels, scheme, fidelity, Options(**options), color_match, color_method
+        vd, images, levels, scheme, fidelity, Options(**options), color_match, color_method, bands
     )
     return job.result(progress)
 
@@ -79,15 +90,19 @@ def focus_job(
     options: Options,
     color_match: float | None = None,
     color_method: str = "mean_std",
+    bands: Bands | None = None,
 ) -> Job:
     """The samples of `focused`, checked and not yet made."""
-    slid, turn = levels_of(levels, scheme)
+    bands = bands_of(vd.spec.name) if bands is None else bands
+    slid, turn = levels_of(levels, scheme, bands)
     source = Source.of(vd, "image", images)
     if (fidelity or color_match is not None) and source.given is None:
         raise ValueError(
             "fidelity and color_match need the pictures themselves: give them, not their context."
         )
     settings: dict[str, Any] = {"scheme": scheme, "color_match": None}
+    if scheme == "focus":
+        settings["bands"] = asdict(bands)
     if color_match is not None:
         check_color_match(color_match, color_method)
         settings |= {"color_match": float(color_match), "color_method": color_method}
@@ -123,7 +138,7 @@ def focus_job(
 
 
 def levels_of(
-    levels: float | list[float], scheme: str
+    levels: float | list[float], scheme: str, bands: Bands = RELEASED
 ) -> tuple[list[float], Callable[[Tensor, float], Tensor]]:
     """Levels, checked, and what turns a whole context (B, 1 + N, D) to one of them.
 
@@ -133,7 +148,7 @@ def levels_of(
     if scheme not in SCHEMES:
         raise ValueError(f"scheme is {scheme!r}: choose {' or '.join(SCHEMES)}.")
     if scheme == "focus":
-        return values_of("level", levels), focus_context
+        return values_of("level", levels), partial(focus_context, bands=bands)
     low, high = min(FIRST_RELEASE), max(FIRST_RELEASE)
     slid = [
         whole_number("level", int(v) if v == int(v) else v, low)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
-from analysis.focus import KEEP_LARGEST, RANK, focus
+from analysis.focus import RELEASED, Bands, focus
 from lib.clip import preprocess_images
 from lib.model import VersatileDiffusion
 
@@ -122,9 +122,9 @@ class FocusDecomposition:
         spectrum: (B, R) singular values of the centred tokens, R = min(N, D).
         share: (B, R) of their variance, sums to 1.
         gain: (R,) what each component is multiplied by.
-        bands: "mean", "0-1", "2-4", "5-19", "rest" -> (B, N, D); they sum to the tokens. Semantics
-            (level < 1/2) weakens 0-1; style (> 1/2) weakens 5-19 and drops the rest; the mean and
-            2-4 always stay.
+        bands: "mean", then numbers of components such as "0-1", "2-4", "5-19", and "rest" ->
+            (B, N, D); they sum to the tokens. Semantics (level < 1/2) weakens the first of them;
+            style (> 1/2) weakens the last and drops the rest; the mean and what lies between stay.
         rescale: (B,) factor that brings back the standard deviation.
         out: (B, N, D) what `focus` returns.
     """
@@ -138,28 +138,32 @@ class FocusDecomposition:
     out: Tensor
 
 
-def focus_gain(level: float, count: int) -> Tensor:
+def focus_gain(level: float, count: int, bands: Bands = RELEASED) -> Tensor:
     """Gain of component i = 0 ... count - 1 at a focus level.
 
-        l < 1/2:  y + (1 - y) i / 2,           y from -1  (l = 0) to 1 (l = 1/2), exponentially
-        l > 1/2:  y + (1 - y) (19 - i) / 15,   y from -15 (l = 1) to 1 (l = 1/2); 0 from i = 20 on
+        l < 1/2:  y + (1 - y) i / c,                  y from 1 - c (l = 0) to 1 (l = 1/2)
+        l > 1/2:  y + (1 - y) (r - 1 - i) / (r - k),  y from k - r (l = 1) to 1 (l = 1/2)
 
-    both cut to 0 ... 1. Source: the released code; docstring of `analysis.focus.focus`.
+    both cut to 0 ... 1, y exponential in l, and 0 from i = r on. c, k, r are content, style and
+    rank of the bands: 2, 5, 20 in the released code. Source: docstring of `analysis.focus.focus`.
     """
     if level == 0.5:
         return torch.ones(count, dtype=torch.float64)
-    end, lowest = (0.0, -1.0) if level < 0.5 else (1.0, KEEP_LARGEST - RANK)
+    c, k, r = bands.content, bands.style, bands.rank
+    end, lowest = (0.0, 1.0 - c) if level < 0.5 else (1.0, float(k - r))
     t, t0 = math.exp(2 * level - 1), math.exp(2 * end - 1)
     y = lowest + (1 - lowest) * (t - t0) / (1 - t0)
     gain = []
     for i in range(count):
-        ramp = i / 2 if level < 0.5 else (RANK - 1 - i) / (RANK - KEEP_LARGEST)
-        gain.append(0.0 if level > 0.5 and i >= RANK else min(1.0, max(0.0, y + (1 - y) * ramp)))
+        ramp = i / c if level < 0.5 else (r - 1 - i) / (r - k)
+        gain.append(0.0 if level > 0.5 and i >= r else min(1.0, max(0.0, y + (1 - y) * ramp)))
     return torch.tensor(gain, dtype=torch.float64)
 
 
 @torch.no_grad()
-def focus_decomposition(tokens: Tensor, level: float = 0.5) -> FocusDecomposition:
+def focus_decomposition(
+    tokens: Tensor, level: float = 0.5, parts: Bands = RELEASED
+) -> FocusDecomposition:
     """Focus by projectors instead of a singular value decomposition.
 
         X - mean = sum_i s_i u_i v_i^T,   and   s_i v_i^T = u_i^T (X - mean),
@@ -170,21 +174,24 @@ def focus_decomposition(tokens: Tensor, level: float = 0.5) -> FocusDecompositio
     Args:
         tokens: (B, N, D) local tokens (an image context without its class token).
         level: 0 (semantics) ... 0.5 ... 1 (style).
+        parts: which components fade (`analysis.focus.bands_of` a model).
 
     Raises:
         AssertionError: `focus` gives something else.
     """
-    lib = focus(tokens, level)
+    lib = focus(tokens, level, parts)
     x = tokens.cpu().double()
     mean = x.mean(dim=-1, keepdim=True)
     values, vectors = torch.linalg.eigh((x - mean) @ (x - mean).mT)
     count = min(x.shape[1:])
     values, u = values.flip(-1)[:, :count].clamp(min=0), vectors.flip(-1)[:, :, :count]
-    gain = focus_gain(level, count)
+    gain = focus_gain(level, count, parts)
 
     bands = {"mean": mean.expand_as(x)}
-    edges = {"0-1": (0, 2), "2-4": (2, 5), "5-19": (5, RANK), "rest": (RANK, count)}
-    for name, (start, end) in edges.items():
+    edges = sorted({0, parts.content, parts.style, parts.rank})
+    for start, end in zip(edges, [*edges[1:], count], strict=True):
+        name = f"{start}-{end - 1}" if start < parts.rank and end - start > 1 else str(start)
+        name = name if start < parts.rank else "rest"
         bands[name] = u[:, :, start:end] @ (u[:, :, start:end].mT @ (x - mean))
     agree("sum of the bands", sum(bands.values()), x)
 

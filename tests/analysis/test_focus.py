@@ -6,7 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from analysis.focus import focus, focus_context, focus_first_release, top_components
+from analysis.focus import (
+    RELEASED,
+    Bands,
+    bands_of,
+    focus,
+    focus_context,
+    focus_first_release,
+    top_components,
+)
 
 GOLDEN = load_file(Path(__file__).parents[1] / "data" / "golden.safetensors")
 
@@ -57,6 +65,32 @@ def test_full_style_keeps_five_components(tokens):
     spectrum = centred_spectrum(focus(tokens, 1.0))
     assert (spectrum[:, 5:] < 1e-4 * spectrum[:, :1]).all()
     assert (spectrum[:, 4] > 1e-3 * spectrum[:, 0]).all()
+
+
+def test_bands_say_which_components_fade(tokens):
+    few = Bands(content=1, style=1, rank=5)
+    before, style = centred_spectrum(tokens), centred_spectrum(focus(tokens, 1.0, few))
+    assert (style[:, 1:] < 1e-4 * style[:, :1]).all()
+    mean = tokens.mean(-1, keepdim=True)
+    u, s, v = torch.linalg.svd(tokens - mean, full_matrices=False)
+    s[:, 0] = 0
+    expected = mean + u @ torch.diag_embed(s) @ v
+    ratio = tokens.std(dim=(1, 2)) / expected.std(dim=(1, 2))
+    assert torch.allclose(
+        focus(tokens, 0.0, few), expected * ratio[:, None, None], rtol=1e-3, atol=1e-3
+    )
+    # on the way to style components 1 to 4 fade, the later the more, and the rest is gone
+    part = centred_spectrum(focus(tokens, 0.6, few))
+    gain = part[:, :5] / before[:, :5]
+    assert (gain.diff(dim=1) < 0).all() and (part[:, 5:] < 1e-4 * before[:, :1]).all()
+
+
+def test_the_bands_of_a_model():
+    assert bands_of("vd-four-flow-v1-0") == bands_of("anything") == RELEASED == Bands(2, 5, 20, 10)
+    assert bands_of("vd-mini").style == 1
+    for wrong in ({"content": 0}, {"style": 20}, {"rank": 5}, {"alone": 0}):
+        with pytest.raises(ValueError, match="rank above style"):
+            Bands(**wrong)
 
 
 def test_zeros_stay_zeros():

@@ -18,7 +18,7 @@ from analysis.applications import Options
 from analysis.color import match_color, match_mean_std
 from analysis.edit import edit_job, latent_edit_job, without
 from analysis.flows import flow_job
-from analysis.focus import focus, focus_context
+from analysis.focus import bands_of, focus, focus_context
 from analysis.heatmaps import heat_maps, token_indices
 from analysis.interpolate import slerp
 from analysis.mix import blend_job, dual_job
@@ -152,13 +152,17 @@ def test_color_match():
 
 @states(
     r"X' = r\,\Bigl(\mu + \sum_i g_i\,s_i\,u_i v_i^\top\Bigr)",
-    r"""g_i = \max\bigl(0,\ y + (1-y)\,\tfrac{i}{2}\bigr)\ \text{ for } i < 2,\qquad
-    g_i = \max\bigl(0,\ y + (1-y)\,\tfrac{19-i}{15}\bigr)\ \text{ for } 5 \le i < 20""",
+    r"""g_i = \max\Bigl(0,\ y + (1-y)\,\frac{i}{c}\Bigr)\ \text{ for } i < c,\qquad
+    g_i = \max\Bigl(0,\ y + (1-y)\,\frac{n-1-i}{n-k}\Bigr)\ \text{ for } k \le i < n""",
+    r"y_1 = 1 - c",
+    r"y_1 = k - n",
     r"y = y_1 + (1-y_1)\,\frac{e^{2\ell-1} - e^{2\ell_1-1}}{1 - e^{2\ell_1-1}}",
 )
 @pytest.mark.parametrize("level", [0.0, 0.2, 0.45, 0.55, 0.8, 1.0])
-def test_focus(level):
-    end, y_1 = (0, -1) if level < 0.5 else (1, -15)
+@pytest.mark.parametrize("bands", [bands_of("vd-four-flow-v1-0"), bands_of("vd-mini")])
+def test_focus(level, bands):
+    c, k, n = bands.content, bands.style, bands.rank
+    end, y_1 = (0, 1 - c) if level < 0.5 else (1, k - n)
     y = y_1 + (1 - y_1) * (np.exp(2 * level - 1) - np.exp(2 * end - 1)) / (1 - np.exp(2 * end - 1))
     X = randn(30, 24, seed=1).numpy() * 0.9 ** np.arange(24) + 0.1
     mu = X.mean(axis=1, keepdims=True)
@@ -166,12 +170,12 @@ def test_focus(level):
     total = np.zeros(X.shape)
     for i in range(len(s)):
         gain = 1.0
-        if level < 0.5 and i < 2:
-            gain = max(0, y + (1 - y) * i / 2)
-        if level > 0.5 and i >= 5:
-            gain = max(0, y + (1 - y) * (19 - i) / 15) if i < 20 else 0.0
+        if level < 0.5 and i < c:
+            gain = max(0, y + (1 - y) * i / c)
+        if level > 0.5 and i >= k:
+            gain = max(0, y + (1 - y) * (n - 1 - i) / (n - k)) if i < n else 0.0
         total += gain * s[i] * np.outer(u[:, i], v[i])
-    made = focus(torch.from_numpy(X)[None].float(), level)[0].numpy()
+    made = focus(torch.from_numpy(X)[None].float(), level, bands)[0].numpy()
     r = X.std() / (mu + total).std()
     np.testing.assert_allclose(made, r * (mu + total), atol=2e-5)
     assert made.std() == pytest.approx(X.std(), rel=1e-5)

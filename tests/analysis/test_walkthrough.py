@@ -8,7 +8,7 @@ import torch
 import analysis.walkthrough as walkthrough
 import analysis.walkthrough_codes as codes
 import analysis.walkthrough_contexts as contexts_twins
-from analysis.focus import focus
+from analysis.focus import Bands, focus
 from lib.config import FLOWS
 from lib.model import Context, VersatileDiffusion
 from lib.noise import SampleNoise
@@ -212,14 +212,17 @@ def test_context_encoding_notices_another_normalisation(vd, monkeypatch):
 
 @pytest.mark.parametrize("level", [0.0, 0.3, 0.5, 0.7, 1.0])
 @pytest.mark.parametrize("shape", [(2, 40, 24), (1, 9, 16)])
-def test_focus_decomposition(level, shape):
+@pytest.mark.parametrize("bands", [Bands(), Bands(1, 1, 5), Bands(3, 2, 4)])
+def test_focus_decomposition(level, shape, bands):
     tokens = torch.randn(shape, generator=torch.Generator().manual_seed(4)) + 0.2
-    shown = walkthrough.focus_decomposition(tokens, level)
+    shown = walkthrough.focus_decomposition(tokens, level, bands)
     expected = torch.linalg.svdvals(tokens.double() - tokens.double().mean(-1, keepdim=True))
     assert torch.allclose(shown.spectrum, expected, atol=1e-5)
     assert torch.allclose(shown.share.sum(-1), torch.ones(shape[0], dtype=torch.float64))
     assert torch.allclose(sum(shown.bands.values()).float(), tokens, atol=1e-5)
-    assert torch.allclose(shown.out.float(), focus(tokens, level), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(shown.out.float(), focus(tokens, level, bands), rtol=1e-3, atol=1e-3)
+    if bands == Bands():
+        assert list(shown.bands) == ["mean", "0-1", "2-4", "5-19", "rest"]
     if level == 0.5:
         assert (shown.gain == 1).all() and torch.allclose(shown.rescale, torch.ones(()).double())
 
@@ -236,7 +239,7 @@ def test_focus_gains_at_the_ends():
 
 def test_focus_decomposition_notices_another_focus(monkeypatch):
     tokens = torch.randn(1, 12, 16)
-    monkeypatch.setattr(codes, "focus", lambda tokens, level: focus(tokens, 0.1))
+    monkeypatch.setattr(codes, "focus", lambda tokens, level, bands: focus(tokens, 0.1, bands))
     with pytest.raises(AssertionError, match="focus"):
         walkthrough.focus_decomposition(tokens, 0.8)
 
