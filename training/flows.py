@@ -32,7 +32,7 @@ from training.loop import Recipe, Stage
 
 RECIPES = (
     Recipe(steps=8000, batch=64, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999),
-    Recipe(steps=9000, batch=80, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999),
+    Recipe(steps=7500, batch=80, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999),
 )
 
 
