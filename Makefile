@@ -24,9 +24,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# every stage from nothing into pretrained/; stop and start again at will
+# every stage from nothing into runs/vd-mini, which `load` takes; stop and start again at will
 train: $(READY)
-	$(BIN)/python -m training all --runs $(RUNS)
+	$(BIN)/python -m training all --runs $(RUNS) --out $(RUNS)/vd-mini --judge $(RUNS)/judge
 
 # the published numbers; `python -m analysis.publish REPORT` puts them into README and model card
 evaluate: $(READY)

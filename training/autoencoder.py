@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,10 +49,14 @@ class AutoencoderStage(Stage):
         logvar_bias = self.modules["image_encoder"].quant_conv.bias[spec.image_vae.embed_dim :]
         nn.init.constant_(logvar_bias.detach(), -6.0)
 
+    def identity(self) -> dict[str, Any]:
+        """Which pictures."""
+        return {"data": self.pool.identity()}
+
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Reconstruction of a posterior sample, plus the small KL term."""
         indices = rng.integers(len(self.pool), size=self.recipe.batch)
-        images = self.pool.pictures(indices, rng.integers(2, size=len(indices)))
+        images = self.pool.pictures(indices, rng.integers(2, size=len(indices))).to(self.device)
         mean, logvar = self.modules["image_encoder"](images)
         z = sample_posterior(mean, logvar, torch.randn_like(mean))
         out = self.modules["image_decoder"](z).float()
@@ -65,7 +70,7 @@ class AutoencoderStage(Stage):
         """PSNR on renders of the validation split, and the latents' spread."""
         images = to_tensor(render_pairs(split("validation", 500, seed=1), seed=1)[:, 0])
         latents, errors = [], []
-        for batch in images.split(50):
+        for batch in images.to(self.device).split(50):
             mean, _ = self.modules["image_encoder"](batch)
             out = self.modules["image_decoder"].decode(mean)
             errors.append((out - batch).square().flatten(1).mean(1))

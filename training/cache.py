@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ CAPTIONS = 3
 COMPLETE = 2
 TARGETS = 4
 CHUNK = 256
+ARRAYS = ("image_latents", "image_tokens", "text_latents", "text_tokens")
 ENCODERS = ("image_encoder", "text_encoder", "clip_text", "clip_vision")
 
 
@@ -41,12 +43,14 @@ class Cache:
         image_tokens: (n, 2, 1 + patches, D), CLIP contexts of both renders.
         text_latents: (n, 4, D), scaled posterior means of the captions to generate (`targets_of`).
         text_tokens: (n, 3, positions, D), CLIP contexts of captions that condition (`captions_of`).
+        made: what they depend on: how many scenes, of which pool, and the encoders' fingerprints.
     """
 
     image_latents: np.ndarray | None
     image_tokens: np.ndarray | None
     text_latents: np.ndarray | None
     text_tokens: np.ndarray | None
+    made: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         arrays = (self.image_latents, self.image_tokens, self.text_latents, self.text_tokens)
@@ -115,12 +119,14 @@ def build(vd: VersatileDiffusion, pool: Pool, n: int, folder: Path) -> Cache:
         "text_latents": ("text_encoder", text_latents),
         "text_tokens": ("clip_text", text_tokens),
     }
+    jobs = {name: job for name, job in jobs.items() if getattr(vd, job[0]) is not None}
+    made = {encoder: fingerprint(vd, (encoder,)) for encoder, _ in jobs.values()}
     arrays = {
-        name: _encoded(Path(folder) / f"{name}-{n}-{fingerprint(vd, (encoder,))}.npy", n, encode)
+        name: _encoded(Path(folder) / f"{name}-{n}-{made[encoder]}.npy", n, encode)
         for name, (encoder, encode) in jobs.items()
-        if getattr(vd, encoder) is not None
     }
-    return Cache(**{name: arrays.get(name) for name in jobs})
+    known = {"scenes": n, "seed": pool.seed} | made
+    return Cache(**{name: arrays.get(name) for name in ARRAYS}, made=known)
 
 
 def _encoded(path: Path, n: int, encode: Callable[[range], Tensor]) -> np.ndarray:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,6 +136,10 @@ class ClipStage(Stage):
         super().warmed()
         self.modules["clip_text"].requires_grad_(False)
 
+    def identity(self) -> dict[str, Any]:
+        """Which pictures and whose captions."""
+        return {"data": self.pool.identity()}
+
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Contrast within the batch, and attributes read from both kinds of tokens."""
         half = self.recipe.batch // 2
@@ -149,12 +154,12 @@ class ClipStage(Stage):
         text_tokens, text_pooled = self._text(texts)
         image_tokens, image_pooled = self._image(to_tensor(images))
         logits = self.modules["logit_scale"]() * text_pooled.float() @ image_pooled.float().T
-        labels = torch.arange(len(texts))
+        labels = torch.arange(len(texts), device=self.device)
         contrast = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
         reader = self.modules["reader"]
-        seen = targets([scene.attributes() for scene in originals + near])
-        said = targets([read_attributes(text) for text in texts])
+        seen = targets([scene.attributes() for scene in originals + near]).to(self.device)
+        said = targets([read_attributes(text) for text in texts]).to(self.device)
         from_image = read_loss(reader(image_tokens), seen)
         from_text = read_loss(reader(text_tokens), said)
 
@@ -164,7 +169,9 @@ class ClipStage(Stage):
         ] + [layout(scene, seed) for scene, seed in zip(near, seeds, strict=True)]
         shown = local_targets(originals + near, layouts, images, self.spec.clip.vision.patch_size)
         local = [
-            F.cross_entropy(answer.flatten(0, 1).float(), wanted.flatten(), ignore_index=-1)
+            F.cross_entropy(
+                answer.flatten(0, 1).float(), wanted.flatten().to(self.device), ignore_index=-1
+            )
             for answer, wanted in zip(
                 self.modules["local_reader"](image_tokens[:, 1:]), shown, strict=True
             )
@@ -179,13 +186,15 @@ class ClipStage(Stage):
         return contrast + from_image + from_text + local_loss, metrics
 
     def _text(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        ids = self.words.clip_ids(texts)
+        ids = self.words.clip_ids(texts).to(self.device)
         tokens = self.modules["clip_text"](ids)
         end = (ids == self.spec.clip.text.eos).int().argmax(1)
-        return tokens, F.normalize(tokens[torch.arange(len(ids)), end].float(), dim=-1)
+        rows = torch.arange(len(ids), device=self.device)
+        return tokens, F.normalize(tokens[rows, end].float(), dim=-1)
 
     def _image(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self.modules["clip_vision"](preprocess_images(images, self.spec.clip))
+        pixels = preprocess_images(images, self.spec.clip).to(self.device)
+        tokens = self.modules["clip_vision"](pixels)
         return tokens, F.normalize(tokens[:, 0].float(), dim=-1)
 
     def measure(self) -> dict[str, float]:
@@ -194,7 +203,7 @@ class ClipStage(Stage):
         rng = np.random.default_rng(2)
         images = to_tensor(render_pairs(scenes, seed=2)[:, 0])
         texts = [write(scene, rng) for scene in scenes]
-        wanted = targets([scene.attributes() for scene in scenes])
+        wanted = targets([scene.attributes() for scene in scenes]).to(self.device)
         pooled: dict[str, list[Tensor]] = {"text": [], "image": []}
         right: dict[str, list[Tensor]] = {"text": [], "image": []}
         for start in range(0, len(scenes), 100):
@@ -208,7 +217,7 @@ class ClipStage(Stage):
                 ok = (answers == wanted[part]) | (wanted[part] < 0)
                 right[kind].append(ok.all(1))
         text, image = torch.cat(pooled["text"]), torch.cat(pooled["image"])
-        index = torch.arange(len(scenes))
+        index = torch.arange(len(scenes), device=self.device)
         return {
             "recall_text_to_image": float(((text @ image.T).argmax(1) == index).float().mean()),
             "recall_image_to_text": float(((image @ text.T).argmax(1) == index).float().mean()),

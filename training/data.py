@@ -46,6 +46,10 @@ class Pool:
     def __len__(self) -> int:
         return len(self.scenes)
 
+    def identity(self) -> dict[str, int]:
+        """What the pool depends on, besides the code that draws."""
+        return {"scenes": len(self), "seed": self.seed}
+
     def generator(self, index: int, which: int) -> np.random.Generator:
         """The random stream that one render was drawn with (for its layout)."""
         return render_generator(self.seed, index, which)

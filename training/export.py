@@ -12,6 +12,7 @@ from lib.config import ModelSpec
 from lib.model import VersatileDiffusion
 from lib.weights import save
 from training import parallel
+from training.loop import write_atomically
 
 if TYPE_CHECKING:
     from training.loop import Stage
@@ -47,19 +48,25 @@ def record(stage: Stage, measured: dict[str, float], seconds: float) -> None:
     """Add a stage to `training.json` of its output folder, in the order of training.
 
     After a warm start, what was trained before stays there under another name: it is part of how
-    the weights were made.
+    the weights were made. A stage that began from nothing takes the place of all earlier runs, and
+    a run that is prolonged or measured again that of itself.
     """
     path = Path(stage.out) / "training.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     earlier = known.pop(stage.name, None)
-    if stage.warm and earlier is not None:
-        count = sum(name.partition(",")[0] == stage.name for name in known)
-        known[f"{stage.name}, run {count + 1}"] = earlier
+    runs = [name for name in known if name.partition(",")[0] == stage.name]
+    if not stage.warm:
+        for name in runs:
+            del known[name]
+    elif earlier is not None and earlier.get("run") != stage.run:
+        known[f"{stage.name}, run {len(runs) + 1}"] = earlier
     known[stage.name] = {
         "measured": {key: round(value, 5) for key, value in measured.items()},
         "minutes": round(seconds / 60, 1),
         "processes": parallel.world(),
         "samples": stage.samples() * parallel.world(),
         "recipe": asdict(stage.recipe),
+        "run": stage.run,
+        **stage.identity(),
     }
-    path.write_text(json.dumps(known, indent=2) + "\n")
+    write_atomically(path, json.dumps(known, indent=2) + "\n")

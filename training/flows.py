@@ -14,8 +14,9 @@ through `VersatileDiffusion.eps`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,13 +110,17 @@ class FlowsStage(Stage):
             for flow, (data, context) in FLOWS.items()
         }
 
+    def identity(self) -> dict[str, Any]:
+        """Options, and what was encoded by which encoders."""
+        return {"options": asdict(self.options), "data": self.cache.made}
+
     def gradient_scales(self) -> dict[str, float]:
         """Factor on the gradients of each parameter group."""
         return self.options.scales
 
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Sum of the flows' noise-prediction errors."""
-        total, metrics = torch.zeros(()), {}
+        total, metrics = torch.zeros((), device=self.device), {}
         for flow in FLOWS:
             if self._size(flow) == 0:
                 continue
@@ -149,17 +154,17 @@ class FlowsStage(Stage):
 
     def _flow_loss(self, flow: str, cache: Cache, draw: Draw) -> Tensor:
         data, kind = FLOWS[flow]
-        x_0 = _take(
-            cache.image_latents if data == "image" else cache.text_latents, draw.scenes, draw.data
-        )
-        tokens = _take(
-            cache.image_tokens if kind == "image" else cache.text_tokens, draw.scenes, draw.context
-        )
+        latents = cache.image_latents if data == "image" else cache.text_latents
+        contexts = cache.image_tokens if kind == "image" else cache.text_tokens
+        x_0 = _take(latents, draw.scenes, draw.data)
+        tokens = _take(contexts, draw.scenes, draw.context)
         dropped = torch.from_numpy(draw.dropped)[:, None, None]
         tokens = torch.where(dropped, self.nulls[flow], tokens)
         noise = torch.randn_like(x_0)
-        x_t = self.vd.schedule.add_noise(x_0, draw.t, noise)
-        eps = self.vd.eps(x_t, draw.t, [(Context(kind, tokens), 1.0)])
+        x_t = self.vd.schedule.add_noise(x_0, draw.t, noise).to(self.device)
+        context = Context(kind, tokens.to(self.device))
+        eps = self.vd.eps(x_t, draw.t.to(self.device), [(context, 1.0)])
+        noise = noise.to(self.device)
         return (eps.float() - noise).square().mean()
 
     def measure(self) -> dict[str, float]:

@@ -38,8 +38,9 @@ class JudgeStage(Stage):
         """Cross-entropy of every head that counts."""
         scenes = [_known(rng) for _ in range(self.recipe.batch)]
         images = soften(to_tensor(render_batch(scenes, rng)))
-        logits = self.modules["judge"](images)
-        return Judge.loss(logits, encode_targets(scenes)), {}
+        logits = self.modules["judge"](images.to(self.device))
+        wanted = {name: rows.to(self.device) for name, rows in encode_targets(scenes).items()}
+        return Judge.loss(logits, wanted), {}
 
     def measure(self) -> dict[str, float]:
         """Accuracy on renders of test and held-out scenes; the worse of the two counts."""

@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import signal
 import threading
 import time
@@ -101,12 +102,19 @@ class Stage(ABC):
         recipe: how it is trained.
         modules: everything that is trained, by name.
         warm: whether the weights were trained before: what only a fresh start needs is left out.
+        run: what tells this run from all others, however often it is interrupted or prolonged.
     """
 
     name: str
     recipe: Recipe
     modules: nn.ModuleDict
     warm: bool = False
+    run: str = ""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the modules are, and so where `loss` has to put its data."""
+        return next(self.modules.parameters()).device
 
     @abstractmethod
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -114,6 +122,13 @@ class Stage(ABC):
 
     def gradient_scales(self) -> dict[str, float]:
         """Module name -> factor on its gradients (1 where not named)."""
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        """What the weights depend on besides the recipe: options and data, as plain JSON types.
+
+        A checkpoint is only continued by a stage of the same identity.
+        """
         return {}
 
     def samples(self) -> int:
@@ -186,7 +201,8 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
         What `stage.measure` found on the averaged weights.
 
     Raises:
-        ValueError: the checkpoint was made by another recipe or another model.
+        ValueError: the checkpoint, or the finished run, is of another recipe, another model or
+            other data.
     """
     device = torch.device(device)
     rank, chief = parallel.rank(), parallel.rank() == 0
@@ -196,9 +212,16 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
     done = folder / "measured.json"
     if done.exists():
         finished = json.loads(done.read_text())
-        if recipe.decay != "trapezoid" or recipe.steps <= finished["steps"]:
+        changed = _changes(finished.get("fingerprint", {}), _fingerprint(stage))
+        longer = recipe.decay == "trapezoid" and recipe.steps > finished["steps"]
+        if not changed:
             log.info("%s is finished: %s. Delete it to train again.", stage.name, done)
-            return finished
+            return finished["measured"]
+        if changed != ["steps"] or not longer:
+            raise ValueError(
+                f"{stage.name} in {folder} is finished, with other {', '.join(changed)}: use what "
+                "it was made with, or another run folder (--runs) to train anew."
+            )
     stage.modules.to(device).train()
     scales = stage.gradient_scales()
     parameters = [p for p in stage.modules.parameters() if p.requires_grad]
@@ -206,6 +229,7 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
         parameters, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
     ema = Ema(stage.modules, recipe.ema)
+    stage.run = secrets.token_hex(6)
     first, seconds = _resume(folder, stage, optimizer, ema)
     started = saved = time.monotonic()
     bf16 = native_bf16(device)
@@ -267,10 +291,9 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
     with ema.applied(), torch.no_grad():
         measured = stage.measure()
         stage.export(measured, seconds)
-    _write_atomically(
-        done,
-        json.dumps({**measured, "steps": recipe.steps, "seconds": round(seconds, 1)}, indent=2),
-    )
+    about = {"steps": recipe.steps, "seconds": round(seconds, 1)}
+    about |= {"measured": measured, "fingerprint": _fingerprint(stage)}
+    write_atomically(done, json.dumps(about, indent=2))
     parallel.wait()
     return measured
 
@@ -283,18 +306,19 @@ def _scale_gradients(modules: nn.ModuleDict, scales: dict[str, float]) -> None:
 
 
 def _fingerprint(stage: Stage) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be continued."""
+    """What must be equal for a checkpoint to be continued, as plain JSON types."""
     recipe = asdict(stage.recipe)
     for free in ("save_every", "log_every"):
         recipe.pop(free)
-    recipe["processes"] = parallel.world()
-    shapes = {name: tuple(p.shape) for name, p in stage.modules.named_parameters()}
-    return {"recipe": recipe, "shapes": shapes}
+    shapes = {name: list(p.shape) for name, p in stage.modules.named_parameters()}
+    made = {"processes": parallel.world(), "model sizes": shapes, **stage.identity()}
+    return json.loads(json.dumps(recipe | made))
 
 
 def _save(path: Path, stage: Stage, optimizer: Any, ema: Ema, step: int, seconds: float) -> None:
     state = {
         "fingerprint": _fingerprint(stage),
+        "run": stage.run,
         "modules": stage.modules.state_dict(),
         "optimizer": optimizer.state_dict(),
         "ema": ema.shadow,
@@ -317,22 +341,25 @@ def _resume(folder: Path, stage: Stage, optimizer: Any, ema: Ema) -> tuple[int, 
             continue
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")
+            made, step = state["fingerprint"], state["step"]
         except Exception as error:
             raise ValueError(
-                f"{path} cannot be read ({error}): delete it to start this stage again."
+                f"{path} is no checkpoint of this program ({error!r}): delete it to start this "
+                "stage again."
             ) from error
-        changed = _changes(state["fingerprint"], _fingerprint(stage))
-        if changed == ["steps"] and state["step"] <= _stable_until(state["fingerprint"]["recipe"]):
+        changed = _changes(made, _fingerprint(stage))
+        if changed == ["steps"] and step <= _stable_until(made):
             changed = []
         if not changed:
+            stage.run = state["run"]
             stage.modules.load_state_dict(state["modules"])
             optimizer.load_state_dict(state["optimizer"])
             for shadow, value in zip(ema.shadow, state["ema"], strict=True):
                 shadow.copy_(value)
-            return state["step"], state["seconds"]
+            return step, state["seconds"]
         refused = f"{path} was made with other {', '.join(changed)}"
         if changed != ["steps"]:
-            raise ValueError(f"{refused}: use the old recipe, or another run folder.")
+            raise ValueError(f"{refused}: use what it was made with, or another run folder.")
     if (folder / "checkpoint.pt").exists():
         raise ValueError(
             f"{refused}: only a trapezoid can be prolonged; use the old number of steps to go on, "
@@ -342,9 +369,7 @@ def _resume(folder: Path, stage: Stage, optimizer: Any, ema: Ema) -> tuple[int, 
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    names = {*old["recipe"], *new["recipe"]}
-    changed = sorted(n for n in names if old["recipe"].get(n) != new["recipe"].get(n))
-    return changed + ([] if old["shapes"] == new["shapes"] else ["model sizes"])
+    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
 
 
 def _stable_until(recipe: dict[str, Any]) -> int:
@@ -383,7 +408,7 @@ def _log_file(path: Path, keep_below: int) -> Iterator[Any]:
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
         kept = [line for line in lines if json.loads(line)["step"] <= keep_below]
-        _write_atomically(path, "".join(line + "\n" for line in kept))
+        write_atomically(path, "".join(line + "\n" for line in kept))
     with path.open("a") as file:
 
         def write(line: dict[str, float]) -> None:
@@ -393,7 +418,8 @@ def _log_file(path: Path, keep_below: int) -> Iterator[Any]:
         yield write
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file in one move, so that nobody ever reads half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text)
     os.replace(temporary, path)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,13 +65,17 @@ class OptimusStage(Stage):
             }
         )
 
+    def identity(self) -> dict[str, Any]:
+        """Whose captions."""
+        return {"data": self.pool.identity()}
+
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Negative log-likelihood of the caption plus beta times the KL term."""
         ramp = 1.0 if self.warm else min(1.0, (step + 1) / (WARMUP * self.recipe.steps))
         texts = self.pool.captions(rng.integers(len(self.pool), size=self.recipe.batch), rng)
-        mean, logvar = self.modules["text_encoder"](self.words.bert_ids(texts))
+        mean, logvar = self.modules["text_encoder"](self.words.bert_ids(texts).to(self.device))
         z = sample_posterior(mean, logvar, ramp * torch.randn_like(mean))
-        ids = self.words.gpt2_ids(texts)
+        ids = self.words.gpt2_ids(texts).to(self.device)
         logits = self.modules["text_decoder"](ids[:, :-1], z)
         nll = F.cross_entropy(
             logits.float().flatten(0, 1),
@@ -80,7 +85,7 @@ class OptimusStage(Stage):
         ) / len(texts)
         kl = kl_to_standard_normal(mean.float(), logvar.float()).mean()
         answers = self.modules["reader"](z).split([len(v) for v in VALUES.values()], dim=-1)
-        said = targets([read_attributes(text) for text in texts])
+        said = targets([read_attributes(text) for text in texts]).to(self.device)
         reading = len(VALUES) * read_loss(answers, said)
         loss = nll + ramp * BETA * kl + reading
         return loss, {"nll": nll.item(), "kl": kl.item(), "reading": reading.item()}
@@ -92,7 +97,7 @@ class OptimusStage(Stage):
         exact, latents = 0, []
         for start in range(0, len(texts), 100):
             part = texts[start : start + 100]
-            mean, _ = self.modules["text_encoder"](self.words.bert_ids(part))
+            mean, _ = self.modules["text_encoder"](self.words.bert_ids(part).to(self.device))
             ids = self.modules["text_decoder"].generate(
                 mean, self.words.bos, self.words.eos, temperature=0
             )

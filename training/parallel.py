@@ -16,11 +16,25 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def start(backend: str = "gloo") -> None:
-    """Join the group if a launcher started this process."""
-    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+def start(device: str = "cpu") -> str:
+    """Join the group if a launcher started this process, and is not joined yet.
+
+    Args:
+        device: what was asked for: "cpu", "cuda" or "mps".
+
+    Returns:
+        This process's own device: of several GPUs, that of its number on this machine.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return device
+    cuda = device.startswith("cuda")
+    if not dist.is_initialized():
         # the first process may encode the cache or measure for long while the others wait
-        dist.init_process_group(backend, timeout=timedelta(hours=3))
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=3))
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    return device
 
 
 def rank() -> int:

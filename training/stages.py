@@ -40,7 +40,7 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
     """
     if args.threads:
         torch.set_num_threads(args.threads)
-    parallel.start("nccl" if args.device.startswith("cuda") else "gloo")
+    args.device = parallel.start(args.device)
     changes = {"steps": args.steps, "batch": args.batch, "lr": args.lr}
     changes = {k: v for k, v in changes.items() if v is not None}
     if args.warm_start is not None:

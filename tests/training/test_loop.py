@@ -17,13 +17,18 @@ class Toy(Stage):
 
     name = "toy"
 
-    def __init__(self, recipe: Recipe, stop_after: int | None = None, hidden: int = 4) -> None:
-        self.recipe, self.stop_after = recipe, stop_after
+    def __init__(
+        self, recipe: Recipe, stop_after: int | None = None, hidden: int = 4, data: int = 1
+    ) -> None:
+        self.recipe, self.stop_after, self.data = recipe, stop_after, data
         torch.manual_seed(recipe.seed)
         self.modules = nn.ModuleDict(
             {"a": nn.Linear(3, hidden), "b": nn.Sequential(nn.Dropout(0.5), nn.Linear(hidden, 1))}
         )
         self.exported = None
+
+    def identity(self):
+        return {"data": {"scenes": self.data}}
 
     def loss(self, step, rng):
         x = torch.from_numpy(rng.normal(size=(self.recipe.batch, 3))).float()
@@ -69,7 +74,7 @@ def test_a_finished_stage_is_not_trained_again(tmp_path):
     measured = train(Toy(recipe()), tmp_path)
     again = Toy(recipe())
     before = weights(again)
-    assert train(again, tmp_path)["weight"] == measured["weight"]
+    assert train(again, tmp_path) == measured
     assert all(torch.equal(a, b) for a, b in zip(before, weights(again), strict=True))
 
 
@@ -80,6 +85,8 @@ def test_the_checkpoint_of_another_recipe_is_refused_by_name(tmp_path):
         train(Toy(recipe(lr=0.01)), tmp_path)
     with pytest.raises(ValueError, match="other model sizes"):
         train(Toy(recipe(), hidden=5), tmp_path)
+    with pytest.raises(ValueError, match="other data: use what it was made with"):
+        train(Toy(recipe(), data=2), tmp_path)
     with pytest.raises(ValueError, match="only a trapezoid can be prolonged"):
         train(Toy(recipe(steps=20)), tmp_path)
 
@@ -89,7 +96,10 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         train(Toy(recipe(), stop_after=4), tmp_path)
     path = tmp_path / "toy" / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"checkpoint.pt cannot be read"):
+    with pytest.raises(ValueError, match=r"checkpoint.pt is no checkpoint of this program"):
+        train(Toy(recipe()), tmp_path)
+    torch.save({"weights": 1}, path)  # somebody else's
+    with pytest.raises(ValueError, match=r"checkpoint.pt is no checkpoint of this program"):
         train(Toy(recipe()), tmp_path)
 
 
@@ -119,6 +129,47 @@ def test_a_trapezoid_is_prolonged_from_before_its_cooldown(tmp_path):
     train(straight, tmp_path / "straight")
     for a, b in zip(weights(grown), weights(straight), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_finished_stage_is_not_taken_for_another_one(tmp_path):
+    train(Toy(recipe()), tmp_path)
+    for other in (Toy(recipe(lr=0.01)), Toy(recipe(), data=2), Toy(recipe(steps=20))):
+        with pytest.raises(ValueError, match=r"is finished, with other (lr|data|steps): use what"):
+            train(other, tmp_path)
+
+
+def test_a_run_keeps_its_name_when_it_is_interrupted_or_prolonged(tmp_path):
+    how = {"decay": "trapezoid", "cooldown": 0.25}
+    stages = [Toy(recipe(**how), 4), Toy(recipe(**how)), Toy(recipe(**how, steps=24))]
+    with pytest.raises(KeyboardInterrupt):
+        train(stages[0], tmp_path / "one")
+    for stage in stages[1:]:
+        train(stage, tmp_path / "one")
+    other = Toy(recipe(**how))
+    train(other, tmp_path / "other")
+    assert len({stage.run for stage in stages}) == 1
+    assert other.run != stages[0].run
+
+
+def test_gradients_of_a_group_are_scaled_before_they_are_clipped(tmp_path):
+    """Without clipping and decay AdamW undoes a constant factor; of nothing, it makes nothing."""
+    unclipped = recipe(clip=1e9, weight_decay=0.0)
+    stages = {scale: Toy(unclipped) for scale in (1.0, 0.25, 0.0)}
+    before = weights(stages[1.0])
+    for scale, stage in stages.items():
+        stage.gradient_scales = lambda scale=scale: {"a": scale}
+        train(stage, tmp_path / str(scale))
+    usual, quarter, none = (stage.modules["a"].weight.detach() for stage in stages.values())
+    assert torch.allclose(quarter, usual, atol=1e-3)
+    assert torch.equal(none, before[0]) and not torch.equal(usual, before[0])
+    clipped = {scale: Toy(recipe(clip=1e-3, weight_decay=0.0, steps=1)) for scale in (1.0, 0.5)}
+    norms = {}
+    for scale, stage in clipped.items():
+        stage.gradient_scales = lambda scale=scale: {"a": scale, "b": scale}
+        train(stage, tmp_path / f"clipped {scale}")
+        log = (tmp_path / f"clipped {scale}" / "toy" / "log.jsonl").read_text()
+        norms[scale] = json.loads(log)["norm"]
+    assert norms[0.5] == pytest.approx(norms[1.0] / 2, rel=1e-3)
 
 
 def test_learning_rates():

@@ -20,6 +20,7 @@ from training.autoencoder import AutoencoderStage
 from training.cache import ENCODERS, TARGETS, build, captions_of, targets_of
 from training.clip import ClipStage, local_targets, near_copy
 from training.data import Pool, pool, render_pairs
+from training.export import record
 from training.flows import FlowOptions, FlowsStage
 from training.judge import JudgeStage
 from training.loop import Recipe, generator
@@ -196,6 +197,37 @@ def test_a_warm_start_takes_the_finished_weights(vd, model_folder, scenes, tmp_p
     assert torch.equal(taken, vd.image_decoder.conv_in.weight)
     assert not torch.equal(taken, fresh)
     assert taken.requires_grad
+
+
+def test_the_record_lists_the_runs_that_made_the_weights(vd, scenes, tmp_path):
+    def done(run: str, warm: bool, seconds: float) -> list[tuple[str, float]]:
+        stage = AutoencoderStage(vd.spec, scenes, tmp_path, RECIPE)
+        stage.run, stage.warm = run, warm
+        record(stage, {"psnr": 1.0}, seconds)
+        known = json.loads((tmp_path / "training.json").read_text())
+        return [(name, entry["minutes"]) for name, entry in known.items()]
+
+    assert done("a", False, 60) == [("autoencoder", 1)]
+    assert done("b", True, 120) == [("autoencoder, run 1", 1), ("autoencoder", 2)]
+    # prolonged, or measured again: its minutes are counted once
+    assert done("b", True, 180) == [("autoencoder, run 1", 1), ("autoencoder", 3)]
+    assert done("c", True, 60)[1:] == [("autoencoder, run 2", 3), ("autoencoder", 1)]
+    # from nothing: what was trained before is no part of these weights
+    assert done("d", False, 60) == [("autoencoder", 1)]
+    entry = json.loads((tmp_path / "training.json").read_text())["autoencoder"]
+    assert entry["data"] == {"scenes": len(scenes), "seed": 0}
+
+
+def test_flows_know_what_they_were_trained_on(encoders, scenes, tmp_path):
+    cache = build(encoders, scenes, len(scenes), tmp_path)
+    stages = [
+        FlowsStage(encoders, cache, cache, tmp_path, RECIPE, FlowOptions(dropout=d))
+        for d in (0.1, 0.2)
+    ]
+    first, second = (stage.identity() for stage in stages)
+    assert first["data"] == second["data"] and first["options"] != second["options"]
+    assert set(first["data"]) == {"scenes", "seed", *ENCODERS}
+    json.dumps(first)
 
 
 def test_a_stage_of_two_runs_goes_on_from_its_own_weights(tmp_path, monkeypatch):
