@@ -11,8 +11,8 @@ nothing else changes. Records name what was slid under "strip".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
@@ -65,6 +65,22 @@ class Options:
     noise: str = "sample"
     output: str = "pil"
     batch_size: int | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """Options given by keyword.
+
+        Raises:
+            TypeError: one that there is not; it names those that there are.
+        """
+        allowed = [option.name for option in fields(cls)]
+        unknown = sorted(set(given) - set(allowed))
+        if unknown:
+            raise TypeError(
+                f"There is no option {', '.join(unknown)}: besides its own arguments, an "
+                f"application takes {', '.join(allowed)}."
+            )
+        return cls(**given)
 
     def sampling(self, vd: VersatileDiffusion, scale: float, fidelity: float = 0.0) -> Sampling:
         """How to sample; `scale` is taken where none was given."""
@@ -175,8 +191,10 @@ def values_of(name: str, given: Any, low: float = 0.0, high: float = 1.0) -> lis
     Raises:
         ValueError: none, or one outside of low ... high.
     """
-    several = isinstance(given, (list, tuple, Tensor)) or hasattr(given, "__array__")
-    values = [number(name, v, low, high) for v in (list(given) if several else [given])]
+    if hasattr(given, "tolist"):  # tensors, arrays and their numbers
+        given = given.tolist()
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    values = [number(name, v, low, high) for v in (given if several else [given])]
     if not values:
         raise ValueError(f"There is no {name}: give a number from {low:g} to {high:g}, or several.")
     return values

@@ -190,7 +190,7 @@ class ApplicationBench(Bench):
         """Renders edited by inversion: the text of their scene, and that with one thing changed."""
         edits = self.edits(indices)
         source, target = ([canonical_caption(edit[k]) for edit in edits] for k in (0, 1))
-        how = self.options("edit", indices) | {"scale": self.settings.scale_text}
+        how = self.options("edit", indices)  # at its own guidance
         del how["sampler"]  # what is inverted is DDIM
         made = self.modes.edit(self.vd, self.given(indices), source, target, **how)
         return [

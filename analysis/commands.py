@@ -268,7 +268,11 @@ def _latent_edit_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--strength", type=number(float, 0, 1), default=0.67, metavar="S", help="of the text, 0...1"
     )
-    add("--rank", type=number(int, 1), default=10, help="components of the picture that are kept")
+    add(
+        "--rank",
+        type=number(int, 1),
+        help="components of the picture that are kept (default: the model's: 10, vd-mini 1)",
+    )
     _scales(parser)
 
 

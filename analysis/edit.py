@@ -29,7 +29,7 @@ from analysis.applications import (
     paired,
 )
 from analysis.flows import Pictures, Texts
-from analysis.focus import top_components
+from analysis.focus import bands_of, top_components
 from analysis.inputs import number, texts, whole_number
 from analysis.masks import Mask
 from analysis.mix import both_scales, kinds_at, mixed_scale
@@ -40,6 +40,9 @@ from lib.noise import SampleNoise
 from lib.sampler import Eps, Step, ddim, ddim_inversion
 
 ENCODERS = ("image_encoder",)
+EDIT_SCALE = 1.0
+"""Guidance of `edit`: it leads from source to target, and more than 1 leads beyond the target,
+where red becomes orange, then yellow."""
 
 
 def edit(
@@ -63,7 +66,8 @@ def edit(
     Guidance leads away from the source, not from "no text": so for source = target it cancels at
     any scale, and the picture comes back as exactly as the inversion is exact. That error, of the
     picture decoded under the source against the picture, ||x - x'|| / ||x|| of latents, is in each
-    record under "found". At scale 1 the target alone decodes.
+    record under "found". At scale 1, the default here, the target alone decodes; more goes beyond
+    what it says.
 
     With a mask, the prediction outside is the one the inversion went by, which takes every latent
     outside back along its own way: at every step it is that of the picture.
@@ -80,8 +84,8 @@ def edit(
         iterations: predictions a step of the inversion; more are more exact.
         progress: show a bar.
         options: `analysis.applications.Options`, without those of noise: nothing here is random,
-            so the sampler is "ddim" with eta 0, and n is 1. A negative prompt takes the place of
-            the source in guidance.
+            so the sampler is "ddim" with eta 0, and n is 1. The scale is 1 if none is given. A
+            negative prompt takes the place of the source in guidance.
 
     Returns:
         Pictures, one an input.
@@ -90,7 +94,7 @@ def edit(
         ValueError: bad input, before any compute.
     """
     job = edit_job(
-        vd, images, source, target, mask, feather, fidelity, iterations, Options(**options)
+        vd, images, source, target, mask, feather, fidelity, iterations, Options.of(options)
     )
     return job.result(progress)
 
@@ -124,7 +128,7 @@ def edit_job(
     if shown.given is None:
         raise ValueError("edit needs the pictures themselves: give them, not their context.")
     where = None if mask is None else Mask.of(mask)
-    how = options.sampling(vd, vd.spec.scale_text, fidelity)
+    how = options.sampling(vd, EDIT_SCALE, fidelity)
     timesteps = how.timesteps(vd.schedule)
 
     def condition(samples: list[Sample]) -> Conditions:
@@ -153,7 +157,7 @@ def edit_job(
         {
             **shown.describe(j),
             **after.describe(j),
-            "source": "" if before is None else before.describe(j).get("prompt"),
+            "source": "" if before is None else _said(before.describe(j)),
         }
         for j in range(count)
     ]
@@ -167,12 +171,18 @@ def edit_job(
         condition,
         inputs,
         options,
-        vd.spec.scale_text,
+        EDIT_SCALE,
         kinds=["text"],
         settings=settings,
         fidelity=fidelity,
         components=ENCODERS if before is not None else (*ENCODERS, "clip_text"),
     )
+
+
+def _said(described: dict[str, Any]) -> Any:
+    """A text, or what a record says of its precomputed context."""
+    (told,) = described.values()
+    return told
 
 
 def _inside(mask: Mask, feather: int, path: list[Step]) -> Callable[[Eps], Eps]:
@@ -196,7 +206,7 @@ def latent_edit(
     add: str = "",
     *,
     strength: float = 0.67,
-    rank: int = 10,
+    rank: int | None = None,
     scale_text: float | None = None,
     scale_image: float | None = None,
     progress: bool = True,
@@ -217,7 +227,9 @@ def latent_edit(
         remove: what to take out; "" for nothing.
         add: what to put in; "" for nothing (one of both is needed).
         strength: s of the text, 0 to 1.
-        rank: components of the picture's local tokens that are kept: few keep its style only.
+        rank: components of the picture's local tokens that are kept: few keep its style only. None
+            takes the model's own (`analysis.focus.bands_of`): 10 for the released one, 1 for
+            vd-mini.
         scale_text, scale_image: guidance of each, mixed as in `analysis.mix.dual_guided`; the text
             latents are sampled with scale_image.
         progress: show a bar.
@@ -231,7 +243,7 @@ def latent_edit(
         ValueError: bad input, before any compute.
     """
     job = latent_edit_job(
-        vd, images, remove, add, strength, rank, (scale_text, scale_image), Options(**options)
+        vd, images, remove, add, strength, rank, (scale_text, scale_image), Options.of(options)
     )
     return job.result(progress)
 
@@ -242,19 +254,20 @@ def latent_edit_job(
     remove: str,
     add: str,
     strength: float,
-    rank: int,
+    rank: int | None,
     scales: tuple[float | None, float | None],
     options: Options,
 ) -> Job:
     """The samples of `latent_edit`, checked and not yet made."""
-    s, rank = number("strength", strength, high=1), whole_number("rank", rank)
+    s = number("strength", strength, high=1)
+    rank = bands_of(vd.spec.name).alone if rank is None else whole_number("rank", rank)
     if _blank(remove) and _blank(add):
         raise ValueError("There is nothing to remove or to add: give at least one of both.")
     for name, text in (("text to remove", remove), ("text to add", add)):
         if not _blank(text):
             check_length(vd, texts([text], name))
     shown = Source.of(vd, "image", images)
-    both = both_scales(vd, *scales)
+    both = both_scales(vd, *scales, options.scale)
     said = replace(options.sampling(vd, both[1]), scale=both[1])
 
     def say(context: Context, noise: SampleNoise) -> Tensor:

@@ -135,6 +135,14 @@ def texts(given: Any, what: str = "text") -> list[str]:
     return list(given)
 
 
+def names_a_picture(text: str) -> bool:
+    """Whether a text is the path of a file that looks like a picture's: probably not a prompt."""
+    try:
+        return Path(text).suffix.lower() in Image.registered_extensions() and Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or with characters that no path has
+        return False
+
+
 def picture_files(given: Iterable[str | Path]) -> list[Path]:
     """Paths with every folder replaced by the picture files in it, sorted by name.
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.applications import Options, Sample, Source, application_job, paired
-from analysis.inputs import Picture, whole_number
+from analysis.inputs import Picture, names_a_picture, whole_number
 from analysis.outputs import Result
 from analysis.sampling import Conditions, Job
 from lib.model import Context, Mix, VersatileDiffusion
@@ -63,7 +63,7 @@ def interpolate(
     Raises:
         ValueError: bad input, before any compute.
     """
-    job = interpolate_job(vd, first, second, frames, method, makes, Options(**options))
+    job = interpolate_job(vd, first, second, frames, method, makes, Options.of(options))
     return job.result(progress)
 
 
@@ -92,6 +92,12 @@ def interpolate_job(
     sources = [Source.of(vd, kinds[0], end) for end in ends]
     if paired(*sources) != 1:
         raise ValueError("An end is one text, one picture, or the context of one sample.")
+    shapes = [tuple(end.tokens.shape[1:]) for end in ends if isinstance(end, Context)]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"The contexts have {' and '.join(f'{n} tokens' for n, _ in shapes)}: token goes to "
+            "token, so give two of the same length."
+        )
     if second is None and options.latents is not None:
         raise ValueError("latents are what is interpolated here: leave them out, or give second.")
     if second is None and options.noise != "sample":
@@ -167,6 +173,11 @@ def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
 def _kind(end: Any) -> str:
     if isinstance(end, Context):
         return end.kind
+    if isinstance(end, str) and names_a_picture(end):
+        raise ValueError(
+            f"{end!r} is a text here, but also a picture's file: give Path(...) for the picture "
+            "(--pictures in the shell)."
+        )
     return "image" if isinstance(end, (Path, Image.Image, Picture, Tensor)) else "text"
 
 

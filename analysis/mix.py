@@ -27,7 +27,7 @@ from analysis.applications import (
     values_of,
 )
 from analysis.flows import Pictures, Texts
-from analysis.focus import focus_context
+from analysis.focus import bands_of, focus_context
 from analysis.inputs import number, pictures
 from analysis.masks import Mask
 from analysis.outputs import Result
@@ -68,7 +68,9 @@ def dual_guided(
     Raises:
         ValueError: bad input, before any compute.
     """
-    job = dual_job(vd, "dual", images, texts, strength, scale_text, scale_image, Options(**options))
+    job = dual_job(
+        vd, "dual", images, texts, strength, scale_text, scale_image, Options.of(options)
+    )
     return job.result(progress)
 
 
@@ -96,7 +98,7 @@ def describe(
         ValueError: bad input, before any compute.
     """
     job = dual_job(
-        vd, "describe", images, texts, strength, scale_text, scale_image, Options(**options)
+        vd, "describe", images, texts, strength, scale_text, scale_image, Options.of(options)
     )
     return job.result(progress)
 
@@ -123,7 +125,7 @@ def dual_job(
     inputs = [
         {**shown.describe(j), **({} if words is None else words.describe(j))} for j in range(count)
     ]
-    scales = both_scales(vd, scale_text, scale_image)
+    scales = both_scales(vd, scale_text, scale_image, options.scale)
 
     def job_at(s: float) -> Job:
         def condition(samples: list[Sample]) -> Mix:
@@ -146,9 +148,23 @@ def dual_job(
 
 
 def both_scales(
-    vd: VersatileDiffusion, scale_text: float | None, scale_image: float | None
+    vd: VersatileDiffusion,
+    scale_text: float | None,
+    scale_image: float | None,
+    scale: float | None = None,
 ) -> tuple[float, float]:
-    """Guidance of texts and of pictures, the model's where None."""
+    """Guidance of texts and of pictures, the model's where None; `scale` is for both.
+
+    Raises:
+        ValueError: one of them is no such number, or `scale` is given beside one of the others.
+    """
+    if scale is not None:
+        if scale_text is not None or scale_image is not None:
+            raise ValueError(
+                "scale guides texts and pictures alike: give it, or scale_text and scale_image, "
+                "not both."
+            )
+        scale_text = scale_image = scale
     text = vd.spec.scale_text if scale_text is None else number("scale_text", scale_text)
     image = vd.spec.scale_image if scale_image is None else number("scale_image", scale_image)
     return float(text), float(image)
@@ -166,12 +182,12 @@ def kinds_at(s: float) -> list[str]:
 
 def blend(
     vd: VersatileDiffusion,
-    images: Pictures,
+    images: Pictures | Context | Sequence[Any],
     text: str | None = None,
     *,
     weights: Sequence[float] | None = None,
     focus: float | Sequence[float] = 0.5,
-    masks: Sequence[Any] | None = None,
+    masks: Any = None,
     strength: float = 0.5,
     scale_text: float | None = None,
     scale_image: float | None = None,
@@ -187,11 +203,13 @@ def blend(
 
     Args:
         vd: a model with the flow "i2i", and "t2i" for a text.
-        images: pictures or their files.
+        images: pictures or their files, their precomputed context, or a list in which some are
+            contexts of one sample.
         text: mixed in with `strength`, as in `dual_guided`; empty or None for none.
         weights: of each picture's tokens, 0 or more; None takes 1 for all. 0 leaves one out.
         focus: level of each, or of all, 0 (content) to 1 (style); 0.5 is neutral.
-        masks: for each picture None, or a picture, file or tensor (H, W) in [0, 1]: white is kept.
+        masks: for each picture None, or a picture, file or tensor (H, W) in [0, 1]: white is kept;
+            a single one is for all. What is precomputed takes none.
         strength: of the text, 0 to 1.
         scale_text, scale_image: as in `dual_guided`.
         progress: show a bar.
@@ -205,46 +223,54 @@ def blend(
     """
     job = blend_job(
         vd, images, text, weights, focus, masks, strength, (scale_text, scale_image),
-        Options(**options),
+        Options.of(options),
     )  # fmt: skip
     return job.result(progress)
 
 
 def blend_job(
     vd: VersatileDiffusion,
-    images: Pictures,
+    images: Pictures | Context | Sequence[Any],
     text: str | None,
     weights: Sequence[float] | None,
     focus: float | Sequence[float],
-    masks: Sequence[Any] | None,
+    masks: Any,
     strength: float,
     scales: tuple[float | None, float | None],
     options: Options,
 ) -> Job:
     """The samples of `blend`, checked and not yet made."""
-    shown = pictures(images)
+    shown = _blended(vd, images)
     weighed = _one_each("weight", weights, 1.0, len(shown), math.inf)
     if not any(weighed):
         raise ValueError("All pictures have weight 0: give at least one of them a positive weight.")
     levels = _one_each("focus", focus, 0.5, len(shown), 1.0)
-    cut = [None] * len(shown) if masks is None else list(masks)
-    if len(cut) != len(shown):
-        raise ValueError(f"{len(cut)} masks for {len(shown)} pictures: give one each, or None.")
-    cut = [None if mask is None else Mask.of(mask) for mask in cut]
+    cut = _masks(masks, len(shown))
+    for k, (picture, mask) in enumerate(zip(shown, cut, strict=True), start=1):
+        if mask is not None and picture.given is None:
+            raise ValueError(
+                f"Picture {k} is given as its context, which a mask comes too late for: give the "
+                "picture itself, or no mask for it."
+            )
     s = number("strength", strength, high=1)
     words = None if text is None or not str(text).strip() else Source.of(vd, "text", text)
     s = 0.0 if words is None else s
     if words is not None and len(words) != 1:
         raise ValueError(f"{len(words)} texts were given: a blend takes one.")
 
+    bands = bands_of(vd.spec.name)
+
     @cache
     def tokens() -> Tensor:
         parts = []
         for picture, weight, level, mask in zip(shown, weighed, levels, cut, strict=True):
             if weight > 0:
-                where = None if mask is None else mask.weights.to(vd.device)
-                context = vd.image_context([picture.open()], where).tokens
-                parts.append(weight * focus_context(context, level))
+                if picture.precomputed is not None:
+                    context = picture.precomputed.tokens.to(vd.device)
+                else:
+                    where = None if mask is None else mask.weights.to(vd.device)
+                    context = vd.image_context([picture.given[0].open()], where).tokens
+                parts.append(weight * focus_context(context, level, bands))
         return torch.cat(parts, dim=1)
 
     def condition(samples: list[Sample]) -> Mix:
@@ -257,14 +283,14 @@ def blend_job(
 
     settings = {
         "blended": [
-            {**picture.describe(), "weight": weight, "focus": level}
+            {**_named(picture), "weight": weight, "focus": level}
             | ({} if mask is None else {"mask": mask.described})
             for picture, weight, level, mask in zip(shown, weighed, levels, cut, strict=True)
         ],
         "strength": s,
     }
-    both = both_scales(vd, *scales)
-    given = {"input": shown[0].describe()} if words is None else words.describe(0)
+    both = both_scales(vd, *scales, options.scale)
+    given = shown[0].describe(0) if words is None else words.describe(0)
     return application_job(
         vd,
         "blend",
@@ -276,6 +302,33 @@ def blend_job(
         kinds=kinds_at(s),
         settings={**settings, "scale_text": both[0], "scale_image": both[1]},
     )
+
+
+def _blended(vd: VersatileDiffusion, images: Any) -> list[Source]:
+    """One source a picture, from pictures, files, contexts, or a list of any of them."""
+    if isinstance(images, Context):
+        images = [Context(images.kind, images.tokens[k : k + 1]) for k in range(len(images))]
+    if not (isinstance(images, (list, tuple)) and any(isinstance(i, Context) for i in images)):
+        images = pictures(images)
+    sources = [Source.of(vd, "image", image) for image in images]
+    if not sources or any(len(source) != 1 for source in sources):
+        raise ValueError("In a list, each picture is one picture, file, or context of one sample.")
+    return sources
+
+
+def _named(picture: Source) -> dict[str, Any]:
+    """What a record says of one picture among several."""
+    (told,) = picture.describe(0).values()
+    return told
+
+
+def _masks(given: Any, count: int) -> list[Mask | None]:
+    """One mask a picture, from none, one for all, or a list."""
+    if not isinstance(given, (list, tuple)):
+        return [None if given is None else Mask.of(given)] * count
+    if len(given) != count:
+        raise ValueError(f"{len(given)} masks for {count} pictures: give one each, or None.")
+    return [None if mask is None else Mask.of(mask) for mask in given]
 
 
 def _one_each(name: str, given: Any, default: float, count: int, high: float) -> list[float]:

@@ -51,7 +51,7 @@ class Sampling:
     noise: str = "sample"
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
+        if not isinstance(self.sampler, str) or self.sampler not in SAMPLERS:
             raise ValueError(f"sampler is {self.sampler!r}: choose {' or '.join(SAMPLERS)}.")
         if self.noise not in NOISES:
             raise ValueError(f"noise is {self.noise!r}: choose {' or '.join(NOISES)}.")

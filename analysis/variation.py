@@ -76,7 +76,7 @@ def focused(
         ValueError: bad input, before any compute.
     """
     job = focus_job(
-        vd, images, levels, scheme, fidelity, Options(**options), color_match, color_method, bands
+        vd, images, levels, scheme, fidelity, Options.of(options), color_match, color_method, bands
     )
     return job.result(progress)
 

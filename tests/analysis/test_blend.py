@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.focus import focus_context
+from analysis.focus import BANDS, Bands, focus_context
 from analysis.generate import image_variation, text_to_image
 from analysis.masks import Mask
 from analysis.mix import blend, dual_guided
@@ -91,6 +91,33 @@ def test_batches_and_records(vd, tmp_path, picture_files):
     assert (record["mode"], record["prompt"], record["strength"]) == ("blend", "a ring", 0.4)
 
 
+def test_contexts_may_be_precomputed(vd):
+    options = {"weights": [1, 0.5], "seed": 4, **QUIET}
+    plain = blend(vd, [drawing(0), drawing(1)], **options)
+    both = vd.image_context([drawing(0), drawing(1)])
+    for images in (both, [drawing(0), Context("image", both.tokens[1:])]):
+        made = blend(vd, images, **options)
+        assert same(made.images, plain.images)
+        assert made.record_of(0)["blended"][1]["kind"] == "image"
+
+
+def test_one_mask_is_for_all(vd):
+    pictures = [drawing(0), drawing(1)]
+    one = blend(vd, pictures, masks=HALF, seed=4, **QUIET)
+    assert same(one.images, blend(vd, pictures, masks=[HALF, HALF], seed=4, **QUIET).images)
+    white = Image.new("L", (16, 16), 255)
+    plain = blend(vd, pictures, seed=4, **QUIET)
+    assert same(blend(vd, pictures, masks=white, seed=4, **QUIET).images, plain.images)
+
+
+def test_focus_is_the_model_s_own(vd, monkeypatch):
+    few = Bands(1, 1, 2)
+    monkeypatch.setitem(BANDS, vd.spec.name, few)
+    tokens = focus_context(vd.image_context([drawing(0)]).tokens, 0.9, few)
+    made = blend(vd, drawing(0), focus=0.9, seed=4, **QUIET)
+    assert same(made.images, of_tokens(vd, tokens, seed=4))
+
+
 def test_masks_of_every_form_are_the_same(tmp_path):
     picture = Image.fromarray((HALF.numpy() * 255).astype(np.uint8))
     picture.save(tmp_path / "mask.png")
@@ -120,6 +147,15 @@ def test_masks_of_every_form_are_the_same(tmp_path):
         ({"strength": 2}, "strength is 2"),
         ({"text": ["a", "b"]}, "takes one"),
         ({"images": []}, "no picture"),
+        ({"masks": 5}, "type int: give a PIL picture"),
+        ({"masks": "no.png"}, "There is no file no.png"),
+        ({"scale": 2, "scale_text": 3}, "not both"),
+        ({"images": [drawing(0), Context("text", torch.ones(1, 4, 16))]}, "takes 'image'"),
+        ({"images": [drawing(0), Context("image", torch.ones(2, 5, 16))]}, "of one sample"),
+        (
+            {"images": [drawing(0), Context("image", torch.ones(1, 5, 16))], "masks": HALF},
+            "Picture 2 is given as its context",
+        ),
     ],
 )
 def test_bad_input(vd, monkeypatch, given, message):

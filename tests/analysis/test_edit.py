@@ -6,7 +6,7 @@ import torch
 
 from analysis.applications import Options
 from analysis.edit import edit, edit_job, latent_edit, without
-from analysis.focus import top_components
+from analysis.focus import BANDS, Bands, top_components
 from analysis.generate import image_to_text
 from analysis.outputs import read_record, save
 from lib.images import to_pil
@@ -106,6 +106,29 @@ def test_batches_and_records(vd, tmp_path):
     expected = {"source": SOURCE, "prompt": "a ring", "iterations": 4, "mode": "edit", "scale": 3.0}
     assert record.items() >= expected.items()
     assert record["found"] == {"inversion_error": errors(whole)[1]}
+
+
+def test_the_target_decodes_alone_unless_more_is_asked_for(vd):
+    made = edit(vd, drawing(0), SOURCE, TARGET, steps=5, **QUIET)
+    assert made.record_of(0)["scale"] == 1
+    assert same(made.images, edit(vd, drawing(0), SOURCE, TARGET, steps=5, scale=1, **QUIET).images)
+
+
+def test_the_record_tells_precomputed_sources_apart(vd):
+    sources = [vd.text_context([text]) for text in (SOURCE, "a heart")]
+    made = [edit(vd, drawing(0), source, TARGET, steps=5, **QUIET) for source in sources]
+    told = [result.record_of(0)["source"] for result in made]
+    assert told[0]["kind"] == "text" and told[0]["sha256"] != told[1]["sha256"]
+
+
+def test_latent_edit_keeps_as_many_components_as_are_the_model_s_style(vd, monkeypatch):
+    for own, rank in ((None, 10), (Bands(alone=2), 2)):
+        if own is not None:
+            monkeypatch.setitem(BANDS, vd.spec.name, own)
+        made = latent_edit(vd, drawing(0), "red", "blue", seed=1, steps=2, **QUIET)
+        assert made.record_of(0)["rank"] == rank
+        again = latent_edit(vd, drawing(0), "red", "blue", rank=rank, seed=1, steps=2, **QUIET)
+        assert same(made.images, again.images)
 
 
 def test_a_negative_prompt_takes_the_place_of_the_source(vd):

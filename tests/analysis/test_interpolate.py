@@ -123,3 +123,14 @@ def test_bad_input(vd, monkeypatch, given, message):
     monkeypatch.setattr(vd, "eps", None)
     with pytest.raises(ValueError, match=message):
         interpolate(vd, **({"first": A, "second": B, **QUIET} | given))
+
+
+def test_contexts_of_different_lengths_have_nothing_to_go_along(vd):
+    ends = [Context("image", torch.ones(1, n, vd.spec.unet.context_dim)) for n in (5, 7)]
+    with pytest.raises(ValueError, match="5 tokens and 7 tokens"):
+        interpolate(vd, *ends, seed=1, progress=False)
+
+
+def test_a_picture_s_file_is_not_taken_for_a_prompt(vd, picture_files):
+    with pytest.raises(ValueError, match="also a picture's file: give Path"):
+        interpolate(vd, str(picture_files[0]), "a red circle", seed=1, progress=False)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from analysis.applications import values_of
 from analysis.generate import image_to_text, image_variation, text_to_image, text_variation
 from analysis.mix import describe, dual_guided
 from analysis.outputs import read_record, save
@@ -147,3 +148,29 @@ def test_a_strips_sheet_is_in_order_whatever_the_results_order(vd):
     expected = [strip.images[k] for k in (2, 4, 0, 3, 5, 1)]
     assert [image.tobytes() for image in shown] == [image.tobytes() for image in expected]
     assert strip.sheet(labels=list("abcdef")).size == strip.sheet(labels=list("ghijkl")).size
+
+
+def test_an_unknown_option_is_named_with_those_there_are(vd):
+    with pytest.raises(TypeError, match=r"no option stesp: .*seed, steps, scale"):
+        dual_guided(vd, drawing(0), TEXT, stesp=3, **QUIET)
+
+
+@pytest.mark.parametrize("scale", ["scale_text", "scale_image"])
+def test_one_scale_for_both_or_one_for_each(vd, scale):
+    with pytest.raises(ValueError, match="not both"):
+        dual_guided(vd, drawing(0), TEXT, scale=3, **{scale: 2}, **QUIET)
+    record = dual_guided(vd, drawing(0), TEXT, scale=3, seed=1, **QUIET).record_of(0)
+    assert (record["scale"], record["scale_text"], record["scale_image"]) == (3, 3, 3)
+
+
+@pytest.mark.parametrize("several", [torch.tensor([0.0, 1.0]), np.array([0, 1]), range(2), (0, 1)])
+def test_values_of_a_strip_in_any_form(several):
+    assert values_of("strength", several) == [0.0, 1.0]
+    assert values_of("strength", several[1]) == [1.0]
+    with pytest.raises(ValueError, match="strength is"):
+        values_of("strength", "ab")
+
+
+def test_a_sampler_of_another_type_is_one_sentence(vd):
+    with pytest.raises(ValueError, match=r"sampler is \['ddim'\]"):
+        dual_guided(vd, drawing(0), TEXT, sampler=["ddim"], **QUIET)
