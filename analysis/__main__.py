@@ -25,8 +25,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from analysis.arguments import add_common_arguments, number
-from analysis.commands import APPLICATIONS, options_of
+from analysis.arguments import (
+    add_common_arguments,
+    color_arguments,
+    context_argument,
+    number,
+    temperature_argument,
+)
+from analysis.commands import APPLICATIONS, check_files, options_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,14 +163,20 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
 def run_flow(args: argparse.Namespace) -> int:
     """One of the four flows: check the inputs, load what is needed, make, save, tell."""
     from analysis.flows import flow_job
+    from analysis.given_tensors import read_context, read_latents
     from analysis.inputs import picture_files, pictures, texts
     from analysis.outputs import prepare
 
     flow = FLOWS[args.command]
-    if flow.takes == "text":
-        inputs: list[Any] = texts(args.inputs, "prompt")
-    else:
+    inputs: list[Any] | None = None
+    context = None if args.context is None else read_context(args.context, flow.takes)
+    if args.inputs and context is not None:
+        raise ValueError(f"Both inputs and --context were given: give the {flow.takes}s or that.")
+    if context is None and flow.takes == "text":
+        inputs = texts(args.inputs, "prompt")
+    elif context is None:
         inputs = pictures(picture_files(args.inputs))
+    latents = None if args.latents is None else read_latents(args.latents, flow.makes)
     prepare(args.out, args.command)
     extra = ()
     if args.negative and flow.takes == "image":
@@ -185,6 +197,8 @@ def run_flow(args: argparse.Namespace) -> int:
         interval=None if args.interval is None else tuple(args.interval),
         noise=args.noise,
         output=args.output,
+        context=context,
+        latents=latents,
         batch_size=args.batch,
         **{name: getattr(args, name) for name in names if hasattr(args, name)},
     )
@@ -196,12 +210,13 @@ def run_application(args: argparse.Namespace) -> int:
     from analysis.outputs import prepare
 
     application = APPLICATIONS[args.command]
+    check_files(args)
     prepare(args.out, args.command)
     flows, extra = application.needs(args)
     if args.negative:
         extra = (*extra, "clip_text", "text_context")
     vd = load_model(args, encoders=False, extra=extra, flows=flows)
-    return run_job(application.job(vd, args, options_of(args)), args)
+    return run_job(application.job(vd, args, options_of(args, application.makes(args))), args)
 
 
 def load_model(
@@ -287,11 +302,12 @@ def run_job(job: Job | Series, args: argparse.Namespace) -> int:
 
 def _add_flow_arguments(parser: argparse.ArgumentParser, flow: Flow) -> None:
     if flow.takes == "text":
-        parser.add_argument("inputs", nargs="+", metavar="TEXT", help="one or more prompts")
+        parser.add_argument("inputs", nargs="*", metavar="TEXT", help="one or more prompts")
     else:
         parser.add_argument(
-            "inputs", nargs="+", metavar="PATH", help="pictures, or folders of pictures"
+            "inputs", nargs="*", metavar="PATH", help="pictures, or folders of pictures"
         )
+    context_argument(parser, "--context", f"{flow.takes}s")
     if flow.takes == flow.makes:
         parser.add_argument(
             "--fidelity",
@@ -301,25 +317,9 @@ def _add_flow_arguments(parser: argparse.ArgumentParser, flow: Flow) -> None:
             help="0 (only the content) to 1 (the input itself): how late to start from the input",
         )
     if flow.takes == flow.makes == "image":
-        parser.add_argument(
-            "--color-match",
-            type=number(float, 0, 1),
-            metavar="KEEP",
-            help="put the input's colours on the result, which keeps this share of its own (0...1)",
-        )
-        parser.add_argument(
-            "--color-method",
-            choices=("mean_std", "histogram"),
-            default="mean_std",
-            help="how colours are matched (default: %(default)s)",
-        )
+        color_arguments(parser)
     if flow.makes == "text":
-        parser.add_argument(
-            "--temperature",
-            type=number(float, 0),
-            metavar="T",
-            help="of decoding: 0 takes the most likely word (default: the model's)",
-        )
+        temperature_argument(parser)
     add_common_arguments(parser)
 
 

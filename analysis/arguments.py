@@ -33,6 +33,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help="official: the released code's, one draw for the n samples of an input",
     )
     add(
+        "--latents",
+        nargs="+",
+        metavar="FILE",
+        help="initial latents, .safetensors: one a sample, instead of the seeds' noise",
+    )
+    add(
         "--as",
         dest="output",
         choices=("pil", "tensor", "latents"),
@@ -49,6 +55,42 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="no progress bar, no warnings")
 
 
+def context_argument(parser: argparse.ArgumentParser, option: str, instead: str) -> None:
+    """Option of a precomputed context, in place of what it would be encoded from."""
+    parser.add_argument(
+        option,
+        nargs="+",
+        metavar="FILE",
+        help=f"precomputed tokens, .safetensors (samples, tokens, width), instead of {instead}",
+    )
+
+
+def color_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of a colour match (`analysis.color`)."""
+    parser.add_argument(
+        "--color-match",
+        type=number(float, 0, 1),
+        metavar="KEEP",
+        help="put the input's colours on the result, which keeps this share of its own (0...1)",
+    )
+    parser.add_argument(
+        "--color-method",
+        choices=("mean_std", "histogram"),
+        default="mean_std",
+        help="how colours are matched (default: %(default)s)",
+    )
+
+
+def temperature_argument(parser: argparse.ArgumentParser) -> None:
+    """Option of all that makes texts."""
+    parser.add_argument(
+        "--temperature",
+        type=number(float, 0),
+        metavar="T",
+        help="of decoding texts: 0 takes the most likely word (default: the model's)",
+    )
+
+
 def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], Any]:
     """A type for argparse: an int or a float from `low` to `high`."""
     what = "a whole number" if kind is int else "a number"
@@ -57,9 +99,10 @@ def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], An
     def read(text: str) -> Any:
         try:
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and low <= value <= high):
+            fits = math.isfinite(value) and low <= value <= high
+        except (ValueError, OverflowError):  # no number, or one with hundreds of digits
+            fits = False
+        if not fits:
             raise argparse.ArgumentTypeError(f"{text!r} is not {what} from {low:g}{until}")
         return value
 

@@ -9,9 +9,14 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from analysis.arguments import number
+from analysis.arguments import (
+    color_arguments,
+    context_argument,
+    number,
+    temperature_argument,
+)
 
 if TYPE_CHECKING:
     from analysis.applications import Options
@@ -30,6 +35,7 @@ class Application:
         arguments: adds its own arguments to a parser.
         needs: arguments -> the flows and the further components to load.
         job: model, arguments and options -> what to make.
+        makes: arguments -> "image" or "text".
     """
 
     what: str
@@ -37,11 +43,13 @@ class Application:
     arguments: Callable[[argparse.ArgumentParser], None]
     needs: Callable[[argparse.Namespace], tuple[Sequence[str], Sequence[str]]]
     job: Callable[[VersatileDiffusion, argparse.Namespace, Options], Job | Series]
+    makes: Callable[[argparse.Namespace], str] = lambda args: "image"
 
 
-def options_of(args: argparse.Namespace) -> Options:
-    """The options that all applications have in common."""
+def options_of(args: argparse.Namespace, makes: str = "image") -> Options:
+    """The options that all applications have in common; `makes` says what latents are of."""
     from analysis.applications import Options
+    from analysis.given_tensors import read_latents
 
     return Options(
         n=args.n,
@@ -53,10 +61,29 @@ def options_of(args: argparse.Namespace) -> Options:
         eta=args.eta,
         interval=None if args.interval is None else tuple(args.interval),
         temperature=getattr(args, "temperature", None),
+        latents=None if args.latents is None else read_latents(args.latents, makes),
         noise=args.noise,
         output=args.output,
         batch_size=args.batch,
     )
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Look at all files that a command names, before a model is loaded for them.
+
+    Raises:
+        ValueError: one that is missing, damaged, or not what it should be.
+    """
+    from analysis.inputs import Picture, pictures
+
+    named = vars(args)
+    if named.get("inputs"):
+        pictures(_files(args.inputs))
+    ends = ("first", "second") if named.get("pictures") else ()
+    given = [named.get("mask"), *(named.get("masks") or ()), *(named.get(end) for end in ends)]
+    for path in given:
+        if path not in (None, "-"):
+            Picture.of(Path(path))
 
 
 def _files(paths: Sequence[str]) -> list[Path]:
@@ -89,9 +116,11 @@ def _scales(parser: argparse.ArgumentParser) -> None:
 
 
 def _dual_arguments(parser: argparse.ArgumentParser) -> None:
-    _paths(parser)
     add = parser.add_argument
-    add("--text", required=True, help="that goes with the pictures; empty for none")
+    add("inputs", nargs="*", metavar="PATH", help="pictures, or folders of them")
+    add("--text", help="that goes with the pictures; empty for none")
+    context_argument(parser, "--image-context", "pictures")
+    context_argument(parser, "--text-context", "a text")
     add(
         "--strength",
         type=number(float, 0, 1),
@@ -105,20 +134,27 @@ def _dual_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _describe_arguments(parser: argparse.ArgumentParser) -> None:
     _dual_arguments(parser)
-    parser.add_argument(
-        "--temperature",
-        type=number(float, 0),
-        metavar="T",
-        help="of decoding: 0 takes the most likely word (default: the model's)",
-    )
+    temperature_argument(parser)
 
 
 def _dual_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Series:
     from analysis.mix import dual_job
 
     scales = args.scale_text, args.scale_image
-    shown = _files(args.inputs)
-    return dual_job(vd, args.command, shown, args.text, args.strength, *scales, options)
+    shown = _one_of("pictures", args.inputs, args.image_context, "image")
+    words = _one_of("--text", args.text, args.text_context, "text")
+    shown = shown if args.image_context else _files(shown)
+    return dual_job(vd, args.command, shown, words, args.strength, *scales, options)
+
+
+def _one_of(name: str, given: Any, files: Sequence[str] | None, kind: str) -> Any:
+    """What was given, or its precomputed context; ValueError for both or neither."""
+    from analysis.given_tensors import read_context
+
+    if (given in (None, [])) == (files is None):
+        told = "Neither of" if files is None else "Both"
+        raise ValueError(f"{told} {name} and --{kind}-context were given: give one of them.")
+    return given if files is None else read_context(files, kind)
 
 
 # ---------------------------------------------------------------------- focus
@@ -141,13 +177,15 @@ def _focus_arguments(parser: argparse.ArgumentParser) -> None:
         help="levels are those of the first release, -2 (content) to 2 (style), 0 is neutral",
     )
     _fidelity(parser, "how late to start from the input, as in i2i")
+    color_arguments(parser)
 
 
 def _focus_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Job:
     from analysis.variation import focus_job
 
     scheme = "first_release" if args.first_release else "focus"
-    return focus_job(vd, _files(args.inputs), args.level, scheme, args.fidelity, options)
+    color = args.color_match, args.color_method
+    return focus_job(vd, _files(args.inputs), args.level, scheme, args.fidelity, options, *color)
 
 
 # ---------------------------------------------------------------------- blend
@@ -197,6 +235,7 @@ def _interpolate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--frames", type=number(int, 2), default=9, help="default: %(default)s")
     add("--method", choices=("slerp", "lerp"), default="slerp", help="default: %(default)s")
     add("--makes", choices=("image", "text"), default="image", help="default: %(default)s")
+    temperature_argument(parser)
     add("--film", choices=("gif", "mp4"), help="save the pictures as a film in DIR/films, too")
 
 
@@ -299,6 +338,7 @@ APPLICATIONS = {
         _describe_arguments,
         lambda args: (["t2t", "i2t"], ()),
         _dual_job,
+        lambda args: "text",
     ),
     "focus": Application(
         "variations of pictures that keep their content, or their style",
@@ -320,6 +360,7 @@ APPLICATIONS = {
         _interpolate_arguments,
         _interpolate_needs,
         _interpolate_job,
+        lambda args: args.makes,
     ),
     "latent-edit": Application(
         "pictures with something taken out of what they say, and something put in",

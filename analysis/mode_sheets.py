@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from analysis.inputs import open_picture, picture_files
 from analysis.outputs import read_record
 from analysis.sheets import contact_sheet
 
+RECORDS = "records"
+"""Key of the PNG's metadata that holds the records of all results on a sheet, as a JSON list."""
 CELL = 128
 GAP = 10
 FONT_SIZE = 14
@@ -78,7 +82,7 @@ def made_from(record: Mapping[str, Any]) -> str:
         taken = [f"without {record['remove']}"] if record["remove"] else []
         return ", ".join(taken + ([f"with {record['add']}"] if record["add"] else []))
     words = [record.get(name) for name in ("source", "prompt", "prompt_to")]
-    return " -> ".join(word for word in words if word)
+    return " -> ".join(word for word in words if word and isinstance(word, str))
 
 
 def label(record: Mapping[str, Any]) -> str:
@@ -141,7 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = sorted(p for p in args.results.glob("[0-9]*") if p.suffix in (".png", ".txt"))
         sheet = mode_sheet(found, picture_files(args.inputs))
         buffer = io.BytesIO()
-        sheet.save(buffer, "PNG")
+        info = PngInfo()
+        info.add_itxt(RECORDS, json.dumps([read_record(path) for path in found]))
+        sheet.save(buffer, "PNG", pnginfo=info)
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         temporary = args.sheet.with_name(f".{args.sheet.name}.{os.getpid()}.tmp")
         try:

@@ -8,6 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 CELL = 192
 """Side, in pixels, that small pictures are enlarged towards."""
+FRAME = "#c8c8c8"
+"""Colour of the line around each picture, one pixel wide."""
 
 
 def contact_sheet(
@@ -61,7 +63,11 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for i, (image, lines) in enumerate(zip(images, wrapped, strict=True)):
         x, y = gap + i % columns * step_x, gap + i // columns * step_y
-        sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
+        left, top = x + (width - image.width) // 2, y + (height - image.height) // 2
+        sheet.paste(image, (left, top))
+        # around it, not over it: a picture on white paper may be white at its edges, too
+        around = (left - 1, top - 1, left + image.width, top + image.height)
+        draw.rectangle(around, outline=FRAME)
         for k, words in enumerate(lines):
             draw.text((x, y + height + gap // 2 + k * line), words, fill=ink, font=font)
     return sheet

@@ -172,11 +172,19 @@ def locate(name_or_path: str | Path, spec: ModelSpec | None = None) -> Source:
             f"The weights of vd-mini are not in {hub.PRETRAINED / name}: they come with the "
             "repository (check the clone), or make them with `python -m training all`."
         )
-    here = {folder.parent.name for folder in hub.PRETRAINED.glob("*/config.json")}
+    here = {path.parent.name for path in hub.PRETRAINED.glob("*/config.json") if _of_model(path)}
     raise ValueError(
         f"There is no model {name!r}: give {' or '.join(sorted(here | {VD_FOUR_FLOW_V1_0.name}))}, "
         "or the path of a checkpoint file or model folder."
     )
+
+
+def _of_model(path: Path) -> bool:
+    """Whether a config.json is that of a model: the judge has one, too."""
+    try:
+        return "unet" in _read_json(path)
+    except ValueError:
+        return False
 
 
 def read_spec(folder: Path) -> ModelSpec:

@@ -18,11 +18,13 @@ from PIL import Image
 from analysis import __main__ as analysis_cli
 from analysis import publish
 from analysis.commands import APPLICATIONS
+from analysis.fingerprints import fingerprint
+from analysis.mode_sheets import RECORDS
 from analysis.outputs import read_record
 from lib.config import FLOWS, VD_FOUR_FLOW_V1_0, components_for
 from lib.hub import MAIN_FILES, SOURCES
 from lib.sources import read_spec
-from lib.weights import build
+from lib.weights import build, load
 from scenes.captions import parse
 from scenes.draw import render
 from scenes.judge import JUDGE_FOLDER
@@ -207,6 +209,45 @@ def test_published_numbers_are_those_of_the_report_and_of_the_weights():
         assert path.read_text(encoding="utf-8") == text, path.name
     for suite, report in made.items():
         publish.check_weights(report, MODEL, whole=suite == "scenes")
+
+
+def weights_in(value: object) -> Iterator[tuple[str, str]]:
+    """Component and fingerprint of all weights that records within a JSON value name."""
+    if isinstance(value, dict):
+        model = value.get("model")
+        if isinstance(model, dict) and model.get("name") == "vd-mini":
+            yield from model["weights"].items()
+        for inner in value.values():
+            yield from weights_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from weights_in(inner)
+
+
+@pytest.fixture(scope="module")
+def committed() -> dict[str, str]:
+    """Component of vd-mini -> fingerprint of the weights in the repository, as records have it."""
+    vd = load(MODEL, device="cpu")
+    return {name: fingerprint(vd.component(name)) for name in vd.loaded}
+
+
+def test_pictures_of_the_modes_were_made_with_the_committed_weights(committed):
+    """If this fails: `make pictures`."""
+    for path in sorted((ROOT / "assets" / "modes").glob("*.png")):
+        if path.stem == "search":  # a sheet of saved pictures: it has a record of its own
+            continue
+        with Image.open(path) as image:
+            named = set(weights_in(json.loads(image.text[RECORDS])))
+        assert named and named <= set(committed.items()), path.name
+
+
+def test_the_notebook_ran_on_the_committed_weights(committed):
+    """If this fails: `make notebook`."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    (record,) = (cell for cell in cells if cell["id"] == "record")
+    shown = ast.literal_eval("".join(record["outputs"][0]["data"]["text/plain"]))
+    named = set(weights_in(shown))
+    assert named and named <= set(committed.items())
 
 
 # ---------------------------------------------------------------------- requirements

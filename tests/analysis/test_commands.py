@@ -159,7 +159,7 @@ def test_help_does_not_wait_for_torch():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["dual", "PICTURE"], "required: --text"),
+        (["dual", "PICTURE"], "Neither of --text and --text-context"),
         (["dual", "no.png", "--text", "a"], "There is no file no.png"),
         (["dual", "PICTURE", "--text", "a", "--strength", 2], "'2' is not a number from 0 to 1"),
         (["dual", "PICTURE", "--text", "a", "--interval", 9, 3], "the lower timestep first"),

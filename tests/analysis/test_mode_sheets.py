@@ -1,15 +1,18 @@
 """Sheets of modes: inputs first, results of one input in one row, words as they were asked for."""
 
+import json
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from analysis.edit import edit, latent_edit
 from analysis.generate import image_to_text, image_variation, text_to_image
 from analysis.interpolate import interpolate
 from analysis.mix import blend, dual_guided
-from analysis.mode_sheets import CELL, GAP, LINE, label, made_from, main, mode_sheet
+from analysis.mode_sheets import CELL, GAP, LINE, RECORDS, label, made_from, main, mode_sheet
 from analysis.outputs import read_record, save
+from analysis.sheets import FRAME
 
 QUIET = {"seed": 5, "steps": 2, "progress": False}
 ROW = CELL + GAP
@@ -29,6 +32,8 @@ def shown(picture):
     page = Image.new("RGB", (CELL, CELL), "white")
     at = ((CELL - size[0]) // 2, (CELL - size[1]) // 2)
     page.paste(picture.convert("RGB").resize(size, Image.Resampling.NEAREST), at)
+    around = (at[0] - 1, at[1] - 1, at[0] + size[0], at[1] + size[1])
+    ImageDraw.Draw(page).rectangle(around, outline=FRAME)
     return np.asarray(page)
 
 
@@ -96,6 +101,8 @@ def test_from_the_shell(vd, tmp_path, picture_files, capsys):
     arguments = [str(tmp_path / "i2i"), str(picture_files[0].parent), str(file)]
     assert main(arguments) == 0 and capsys.readouterr().out == f"{file}\n"
     expected = np.asarray(mode_sheet(sorted(paths), picture_files))
+    with Image.open(file) as image:  # and says how all that it shows was made
+        assert json.loads(image.text[RECORDS]) == [read_record(path) for path in sorted(paths)]
     assert (np.asarray(Image.open(file)) == expected).all()
     assert main([str(tmp_path / "i2i"), str(picture_files[0]), str(file)]) == 1
     assert "in none of the inputs" in capsys.readouterr().err

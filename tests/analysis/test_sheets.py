@@ -22,6 +22,16 @@ def test_places_and_enlargement():
     assert (sheet[4 + 24 :, 4 + 12 :] == 255).all()  # the empty sixth place
 
 
+def test_a_frame_stands_around_each_picture_and_not_over_it():
+    images = [Image.new("RGB", (8, 8), "white")] * 2
+    sheet = np.asarray(contact_sheet(images, columns=2, cell=8, gap=4).convert("L"))
+    for left in (4, 16):
+        inside = sheet[4:12, left : left + 8]
+        around = sheet[3:13, left - 1 : left + 9]
+        assert (inside == 255).all()
+        assert (around < 255).sum() == 4 * 9 and (sheet[2, left - 1 : left + 9] == 255).all()
+
+
 def test_large_pictures_keep_their_pixels_and_modes_are_converted():
     sheet = contact_sheet([Image.new("L", (300, 200), 7)], cell=64, gap=2)
     assert sheet.size == (304, 204)
