@@ -238,13 +238,17 @@ class Job:
         for step in steps:
             x = step.x
             bar.update(len(which))
+        overflow = FloatingPointError(
+            f"Sampling left the range of {self.vd.dtype} (scale {self.how.scale:g}, "
+            f"{self.how.steps} steps): use float32 (dtype), or a smaller scale."
+        )
         if not bool(torch.isfinite(x).all()):
-            raise FloatingPointError(
-                f"Sampling left the range of {self.vd.dtype} (scale {self.how.scale:g}, "
-                f"{self.how.steps} steps): use float32 (dtype), or a smaller scale."
-            )
+            raise overflow
         finish = None if self.finish is None else partial(_each, self.finish, which)
-        made = decode(self.vd, self.data, x, self.output, noise, self.temperature, finish)
+        try:
+            made = decode(self.vd, self.data, x, self.output, noise, self.temperature, finish)
+        except FloatingPointError as error:  # finite latents, but too large for the decoder
+            raise overflow from error
         record = {
             **self.shared,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

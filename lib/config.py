@@ -70,18 +70,24 @@ class UNetConfig:
                 f"channel_mult has {levels} levels, num_res_blocks {len(self.num_res_blocks)} and "
                 f"context_levels {len(self.context_levels)}: give one entry a level to each."
             )
+        widths = [self.model_channels * mult for mult in self.channel_mult]
+        attending = [w for w, attends in zip(widths, self.context_levels, strict=True) if attends]
+        # the middle has a context layer, too; a level without blocks keeps the width it is given
+        changed = [w for w, blocks in zip(widths, self.num_res_blocks, strict=True) if blocks]
+        middle = changed[-1] if changed else self.model_channels
         for heads in (self.image_heads, self.text_heads):
-            for mult in self.channel_mult:
-                if self.model_channels * mult % heads:
+            for width in (*attending, middle):
+                if heads < 1 or width % heads:
                     raise ValueError(
-                        f"Width {self.model_channels * mult} cannot be split into {heads} heads: "
-                        "choose a number of heads that divides every level's width."
+                        f"Width {width} cannot be split into {heads} heads: choose a number of "
+                        "heads that divides the width of every level with context layers and of "
+                        "the middle."
                     )
-        for mult in self.channel_mult:
-            if self.model_channels * mult % self.norm_groups:
+        for width in widths:
+            if width % self.norm_groups:
                 raise ValueError(
-                    f"Width {self.model_channels * mult} cannot be split into {self.norm_groups} "
-                    "GroupNorm groups: choose norm_groups that divides every level's width."
+                    f"Width {width} cannot be split into {self.norm_groups} GroupNorm groups: "
+                    "choose norm_groups that divides every level's width."
                 )
 
 

@@ -223,10 +223,20 @@ class VersatileDiffusion(nn.Module):
 
     @torch.no_grad()
     def decode_image(self, latents: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w) -> pictures (B, 3, f h, f w) in [0, 1], float32."""
+        """Scaled latents (B, C, h, w) -> pictures (B, 3, f h, f w) in [0, 1], float32.
+
+        Raises:
+            FloatingPointError: the latents are too large for the decoder's precision.
+        """
         self.require("image_decoder")
         z = latents.to(self.device, self.dtype) / self.spec.image_vae.scale
-        return self.image_decoder.decode(z).float()
+        pixels = self.image_decoder.decode(z).float()
+        if bool(pixels.isnan().any()):  # clamped: what overflowed on the way is NaN, or white
+            raise FloatingPointError(
+                f"Decoding a picture left the range of {self.dtype}: use float32, or smaller "
+                "latents."
+            )
+        return pixels
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:

@@ -211,6 +211,7 @@ class OptimusDecoder(nn.Module):
 
         Raises:
             ValueError: wrong shapes, temperature or length, or no noise to sample with.
+            FloatingPointError: the latents are too large for the decoder's precision.
         """
         max_tokens = self.cfg.max_output if max_tokens is None else max_tokens
         temperature = self.cfg.temperature if temperature is None else temperature
@@ -236,6 +237,11 @@ class OptimusDecoder(nn.Module):
         ended = torch.zeros(len(z), dtype=torch.bool, device=z.device)
         for i in range(max_tokens):
             logits = self._step(ids[:, -1:], bias, cache, last_only=True)[:, 0]
+            if not bool(logits.isfinite().all()):  # any token would do, and be taken for a text
+                raise FloatingPointError(
+                    f"Decoding a text left the range of {logits.dtype}: use float32, or smaller "
+                    "latents."
+                )
             if draws is None:
                 token = logits.argmax(-1)
             else:

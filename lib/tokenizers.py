@@ -202,7 +202,15 @@ class Tokenizers:
         absent = [file for file in FILES[name] if not (folder / file).is_file()]
         if absent and not (folder / "tokenizer.json").is_file():
             raise ValueError(f"{folder} lacks {' and '.join(absent)}: copy the whole folder.")
-        return kind.from_pretrained(str(folder), **options)
+        try:
+            tokenizer = kind.from_pretrained(str(folder), **options)
+            tokenizer("\N{SNOWMAN}")  # no vocabulary holds it: without [UNK], only encoding fails
+        except Exception as error:  # the tokenizers library raises no narrower class
+            advice = "copy the whole folder again."
+            if self.source is None:
+                advice = f"remove {HUB[name]} from the Hugging Face cache, to download it again."
+            raise ValueError(f"{folder} is damaged ({error}): {advice}") from error
+        return tokenizer
 
     def _fits(self, name: str, tokens: int, vocab: int) -> None:
         if tokens > vocab:

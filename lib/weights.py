@@ -91,7 +91,7 @@ def load(
             nor components: everything that the model has.
         encoders: see flows.
         spec: sizes, for files of another model than the released one; folders bring their own.
-        device: default: cuda, else mps, else cpu.
+        device: cpu, cuda, cuda:1, ... or mps; default: cuda, else mps, else cpu.
         dtype: default: `choose_dtype`.
 
     Returns:
@@ -186,21 +186,28 @@ def fill(
 def choose_device(device: torch.device | str | None = None) -> torch.device:
     """The device asked for, or the best one here: cuda, mps, cpu.
 
+    torch knows more kinds of device than these, but some of them only by name, and `meta` holds no
+    numbers: none of the others is taken.
+
     Raises:
-        ValueError: not a device, or not one of this machine.
+        ValueError: not such a device, or not one of this machine.
     """
+    counts = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
     if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(next(kind for kind, count in counts.items() if count))
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+        count = counts[chosen.type]
+    except (KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"device is {device!r}: choose cpu, cuda, cuda:1, ... or mps.") from error
-    here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if chosen.type in here and not here[chosen.type]():
+    if (chosen.index or 0) >= count:
+        here = ["cpu", *(f"cuda:{i}" for i in range(counts["cuda"])), *["mps"] * counts["mps"]]
         raise ValueError(
-            f"device is {device!r}, but this machine has no {chosen.type}: choose cpu."
+            f"device is {device!r}, but this machine has no {chosen}: choose {', '.join(here)}."
         )
     return chosen
 

@@ -230,7 +230,7 @@ def test_out_of_memory_is_one_sentence(run, monkeypatch):
         (["t2i", PROMPT, "--dtype", "int8"], "invalid choice: 'int8'"),
         (["t2i", PROMPT, "--device", "gpu"], "device is 'gpu'"),
         (["t2i", PROMPT, "--sampler", "euler"], "sampler is 'euler': choose ddim"),
-        (["t2i"], "required: TEXT"),
+        (["t2i"], "There is no prompt"),
         (["t2i", PROMPT, "--fidelity", "0.5"], "unrecognized"),
         (["i2i", "missing.png"], "There is no file missing.png"),
         (["i2t", "PICTURES/bad.png"], "not a picture"),
@@ -309,3 +309,34 @@ def test_as_a_program(tmp_path, model_folder):
     (result,) = json.loads(done.stdout)["results"]
     assert Path(result["path"]) == tmp_path / "t2i" / "0001_a-large-red-circle_seed20.png"
     assert Path(result["path"]).is_file()
+
+
+@pytest.mark.parametrize("device", ["meta", "xpu", "hpu", "cuda:99", "cpu:3"])
+def test_a_device_that_is_not_here_is_one_sentence(run, tmp_path, device):
+    status, out, err = run("t2i", PROMPT, "--device", device)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: device is {device!r}")
+    assert len(err.splitlines()) == 1
+    assert not saved(tmp_path, "t2i", "png")
+
+
+def test_damaged_tokenizers_are_one_sentence(run, tmp_path, model_folder):
+    broken = tmp_path / "broken"
+    for path in model_folder.rglob("*.*"):
+        copy = broken / path.relative_to(model_folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (broken / "tokenizers" / "clip" / "vocab.json").write_text("{")
+    status, out, err = run("t2i", PROMPT, "--quiet", model=broken)
+    assert (status, out) == (2, "")
+    assert "tokenizers/clip is damaged" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_overflow_in_the_decoder_is_one_sentence(tmp_path, model_folder, capsys):
+    options = ["--model", str(model_folder), "--out", str(tmp_path / "out"), "--quiet"]
+    assert cli.main(["t2i", PROMPT, "--scale", "1e30", "--steps", "1", *options]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.startswith("error: Sampling left the range")) == ("", True)
+    assert len(err.splitlines()) == 1
+    assert not saved(tmp_path, "t2i", "png")

@@ -64,3 +64,14 @@ def test_a_series_is_one_job_after_the_other(vd):
     alone = list(flow_job(vd, "t2i", A, n=2, seed=3).steps())
     assert torch.allclose(steps[-1].x, alone[-1].x, atol=1e-4)
     assert torch.allclose(list(series.steps([3]))[-1].x, alone[-1].x[1:], atol=1e-4)
+
+
+@pytest.mark.parametrize("output", ["pil", "tensor"])
+@pytest.mark.parametrize(("flow", "given"), [("t2i", A), ("t2t", A), ("i2t", drawing(0))])
+def test_overflow_in_the_decoder_is_said_not_saved(vd, flow, given, output):
+    """One step of such guidance leaves latents that are large but finite."""
+    how = {"seed": 3, "steps": 1, "scale": 1e30}
+    assert flow_job(vd, flow, given, output="latents", **how).result(False).tensors.isfinite().all()
+    told = r"Sampling left the range of torch.float32 \(scale 1e\+30, 1 steps\): use float32"
+    with pytest.raises(FloatingPointError, match=told):
+        flow_job(vd, flow, given, output=output, **how).result(progress=False)

@@ -189,3 +189,25 @@ def test_unreadable_arguments_are_one_sentence(tmp_path, capsys):
     arguments = [str(DATA / "golden.safetensors"), "--config", str(tmp_path / "c.json")]
     assert golden.main(arguments) == 1
     assert "lacks image_unet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "size", "value", "told"),
+    [
+        ("bert", "num_attention_heads", 5, "not a multiple of the number of attention heads"),
+        ("bert", "num_attention_heads", 0, "ZeroDivisionError"),
+        ("gpt2", "n_layer", "two", "n_layer"),
+        ("autokl", "ch_mult", [], "IndexError"),
+        ("autokl", "z_channels", -1, "negative dimension"),
+        ("image_unet", "num_heads", 0, "0 heads"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_sentence(tmp_path, capsys, part, size, value, told):
+    config = json.loads(OTHER.read_text())
+    config[part][size] = value
+    path = tmp_path / "sizes.json"
+    path.write_text(json.dumps(config))
+    assert golden.main([str(DATA / "golden.safetensors"), "--config", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert told in err and str(path) in err
+    assert (out, len(err.splitlines())) == ("", 1)

@@ -120,3 +120,13 @@ def test_a_component_that_was_not_loaded_says_how_to_load_it(vd):
         part.text_context(["a red circle"])
     with pytest.raises(ValueError, match="Unknown components"):
         VersatileDiffusion(vd.spec, {"engine": vd.image_decoder})
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_overflow_in_a_decoder_is_said(vd, kind):
+    latents = torch.full((2, *vd.latent_shape(kind)), 1e30)
+    latents[0] = 0
+    decode = {"image": vd.decode_image, "text": lambda z: vd.decode_text(z, temperature=0)}[kind]
+    decode(latents[:1])
+    with pytest.raises(FloatingPointError, match=r"left the range of torch\.float32: use float32"):
+        decode(latents)

@@ -346,3 +346,9 @@ def test_repeated_words(text, expected):
 )
 def test_first_and_last_word_go(text, expected):
     assert drop_first_and_last_word(text) == expected
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_latents_that_overflow_are_no_text(decoder, temperature):
+    with pytest.raises(FloatingPointError, match=r"left the range of torch\.float32: use float32"):
+        decoder.generate(latents(2) * 3e38, BOS, EOS, 8, temperature, SampleNoise([1, 2]))

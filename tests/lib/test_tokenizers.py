@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -179,3 +180,36 @@ def test_offline_says_what_to_do(monkeypatch):
     monkeypatch.setattr(lib.tokenizers, "hf_hub_download", download)
     with pytest.raises(OSError, match="go online once, or give a folder"):
         load_tokenizers().bert_ids(["a ring"])
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content"),
+    [
+        ("clip", "vocab.json", b'{"a": 0, "b'),
+        ("clip", "vocab.json", b""),
+        ("clip", "merges.txt", b"nothing"),
+        ("clip", "tokenizer_config.json", b"[]"),
+        ("bert", "vocab.txt", b"\xff\xfe"),
+        ("bert", "vocab.txt", b""),  # is read without a word: only encoding fails
+        ("bert", "tokenizer_config.json", b"{"),
+        ("gpt2", "vocab.json", b"{}"),
+    ],
+)
+def test_damaged_files_are_one_sentence(folder, spec, tmp_path, name, file, content):
+    shutil.copytree(folder, tmp_path / "words")
+    (tmp_path / "words" / name / file).write_bytes(content)
+    words = load_tokenizers(tmp_path / "words", spec)
+    with pytest.raises(
+        ValueError, match=rf"words/{name} is damaged \(.*\): copy .*again\.$"
+    ) as told:
+        getattr(words, f"{name}_ids")(["a red ring"])
+    assert "\n" not in str(told.value)
+
+
+def test_a_damaged_official_tokenizer_is_to_be_downloaded_again(tmp_path, monkeypatch):
+    (tmp_path / "vocab.json").write_text("{")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    monkeypatch.setattr(lib.tokenizers, "hf_hub_download", lambda repo, file, **_: tmp_path / file)
+    told = rf"{tmp_path.name} is damaged .*: remove openai/clip-vit-large-patch14 from the .*cache"
+    with pytest.raises(ValueError, match=told):
+        load_tokenizers().clip_ids(["a red ring"])

@@ -230,3 +230,29 @@ def test_devices(monkeypatch):
         choose_device("cuda")
     with pytest.raises(ValueError, match="abacus"):
         choose_device("abacus")
+
+
+@pytest.mark.parametrize(
+    "device", ["meta", "xpu", "hpu", "cuda:-1", "", ["cpu"], torch.device("xla")]
+)
+def test_other_kinds_of_device_are_refused(device):
+    with pytest.raises(
+        ValueError, match=r"^device is .*: choose cpu, cuda, cuda:1, \.\.\. or mps\.$"
+    ):
+        choose_device(device)
+
+
+def test_the_index_of_a_device_is_checked(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for good in ("cpu", "cuda", "cuda:0", torch.device("cuda:1"), "mps", "mps:0"):
+        assert choose_device(good) == torch.device(good)
+    assert choose_device() == torch.device("cuda")
+    for bad in ("cuda:2", "cuda:99", "cpu:1", "mps:1", torch.device("cuda:7")):
+        with pytest.raises(ValueError, match=rf"no {bad}: choose cpu, cuda:0, cuda:1, mps\.$"):
+            choose_device(bad)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # a driver that does not start
+    assert choose_device() == torch.device("mps")
+    with pytest.raises(ValueError, match=r"no cuda:0: choose cpu, mps\.$"):
+        choose_device("cuda:0")
