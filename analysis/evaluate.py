@@ -43,6 +43,13 @@ _AT_MOST = {
     "caption_n": "pictures to caption, at most",
     "caption_candidates": "captions a picture, of which the best is chosen",
 }
+_OF_SUITE = {
+    "data": "folder",
+    "format": "folder",
+    "features": "folder",
+    "applications": "applications",
+}
+"""Option -> the one suite that takes it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: with one sentence that says what is wrong.
     """
+    _check_options(args)
     settings = Settings(
         n=args.n,
         seed=args.seed,
@@ -120,6 +128,20 @@ def run(args: argparse.Namespace) -> int:
         if processes.rank() == 0:
             _show(made, out, args.json)
     return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """ValueError if an option was given that the suite would not even look at."""
+    others = [
+        f"--{name} (of {suite})"
+        for name, suite in _OF_SUITE.items()
+        if suite != args.suite and getattr(args, name) is not None
+    ]
+    if others:
+        raise ValueError(
+            f"The suite {args.suite} takes no {', '.join(others)}: leave "
+            f"{'it' if len(others) == 1 else 'them'} out, or choose another --suite."
+        )
 
 
 def _show(made: report.Report, out: Path, as_json: bool) -> None:

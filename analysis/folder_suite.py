@@ -8,6 +8,7 @@
 | i2i | likeness to the picture given, distances, diversity |
 | i2t | BLEU-4, ROUGE-L, CIDEr-D to the captions, CLIP score, distinct-n, repetition, length |
 | t2t | likeness to the caption given, how often it is said in other words, CLIP score |
+| t2i, i2t, t2t | recall@1, 5, 10 from texts to pictures and back, and that of the data's own |
 
 Data: `analysis.captioned`. Networks that compare: `analysis.feature_models`; several may be named
 (`--features inception,open_clip:...`), and each has its own numbers. `--sweep-scale` compares
@@ -18,14 +19,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from analysis import folder_summary, generate, processes, report, report_figures
+from analysis import folder_summary, generate, processes, report
 from analysis.captioned import Chosen, choose, read_captioned
 from analysis.feature_models import DEFAULT, FeatureModel, load_features
 from analysis.folder_tasks import RESIZE, FolderBench
@@ -148,6 +149,7 @@ def summarise(found: dict[str, Measured], bench: FolderBench) -> dict[str, Any]:
         for flow in FLOWS
         if flow in bench.settings.flows
     }
+    measures |= folder_summary.real(rows["real"])
     for point in bench.points():
         n = min(bench.settings.n, bench.settings.sweep_n)
         found_here = folder_summary.sweep(point.flow, rows["real"], rows[point.task][:n])
@@ -156,10 +158,10 @@ def summarise(found: dict[str, Measured], bench: FolderBench) -> dict[str, Any]:
     return measures
 
 
-def draw(measures: report.Report, folder: Path) -> dict[str, Path]:
+def draw(measures: Mapping[str, Any], folder: Path) -> Mapping[str, Path]:
     """Figures of the sweeps, but for that over steps: the figure of it shows what a judge reads."""
     shown_here = {name: measures[name] for name in ("sweep", "sweep_fidelity") if name in measures}
-    return report_figures.draw(shown_here, folder)
+    return report.draw_all(shown_here, folder)
 
 
 def of_flows(settings: Settings) -> Settings:

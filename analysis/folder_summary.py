@@ -1,10 +1,14 @@
 """The suite `folder`, second half: from rows to distances and scores.
 
 Pure functions of the rows that `analysis.folder_tasks` makes. Leaves of the returned dicts are
-`Estimate`s. Features are unpacked and taken in block by block.
+`Estimate`s. Features are unpacked and taken in block by block; recall alone needs all at once.
 
 Frechet distances fall with the number of pictures, whatever the model: compare at equal n. Scores
 have their `..._of_real` beside them: the real picture with its own caption.
+
+Recall falls with the number of pictures, too: the n of a share is how many are searched. Each
+picture takes part with one caption, the prompt, so image to text is harder than where any of a
+picture's five captions counts, as in numbers published on COCO.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ import numpy as np
 
 from analysis.accumulators import Proportion
 from analysis.metrics import CMMD, FrechetDistance, KernelDistance, PairScore, PairwiseDiversity
+from analysis.retrieval import recall
 from analysis.rows import Row, unpack
+from analysis.scene_summary import RANKS
 from analysis.text_metrics import Bleu, CaptionStatistics, CiderD, RougeL
 
 Section = dict[str, Any]  # nested; leaves are Estimates
@@ -41,6 +47,25 @@ def flow(name: str, real: Sequence[Row], rows: Sequence[Row]) -> Section:
     return _FLOWS[name](real[: len(rows)], rows)
 
 
+def real(rows: Sequence[Row]) -> Section:
+    """How often real pictures and captions find each other: what generated ones can be held to.
+
+    Args:
+        rows: of the task `real`.
+
+    Returns:
+        {"retrieval": ...}, or nothing where no feature function has texts.
+    """
+
+    def of(label: str) -> Section:
+        if not has(rows, label, "text"):
+            return {}
+        return retrieval(rows, rows, "text", rows, "picture", label)
+
+    found = _with_features(rows, of)
+    return {"retrieval": found} if found else {}
+
+
 def sweep(name: str, real: Sequence[Row], rows: Sequence[Row]) -> Section:
     """The few numbers of a flow that are compared over settings, in one level."""
     found = flow(name, real, rows)
@@ -62,6 +87,7 @@ def _t2i(real: Sequence[Row], rows: Sequence[Row]) -> Section:
         if has(real, label, "text"):
             found["clip_score"] = score(rows, "generated", real, "text", label)
             found["clip_score_of_real"] = score(real, "picture", real, "text", label)
+            found["retrieval"] = retrieval(real, real, "text", rows, "generated", label)
         return found | _diversity(rows, label)
 
     return _with_features(rows, of) | {"prompts_cut": _share(real, "cut")}
@@ -139,6 +165,30 @@ def score(a: Sequence[Row], of_a: str, b: Sequence[Row], of_b: str, label: str) 
     return metric.compute()
 
 
+def retrieval(
+    real: Sequence[Row],
+    texts: Sequence[Row],
+    of_texts: str,
+    pictures: Sequence[Row],
+    of_pictures: str,
+    label: str,
+) -> Section:
+    """Recall from texts to pictures and back, by cosine; a constant text finds nothing.
+
+    Inputs with the same prompt may stand for each other: nobody could tell them apart.
+    """
+    sides = []
+    for rows, name in ((texts, of_texts), (pictures, of_pictures)):
+        x = np.concatenate(list(features(rows, label, name))).astype(np.float64)
+        sides.append(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
+    asked, shown = sides
+    prompts = [row["prompt"] for row in real]
+    return {
+        "text_to_image": recall(asked, shown, prompts, RANKS),
+        "image_to_text": recall(shown, asked, prompts, RANKS),
+    }
+
+
 def has(rows: Sequence[Row], label: str, name: str) -> bool:
     """Whether rows hold that feature of that function."""
     return bool(rows) and name in rows[0].get("features", {}).get(label, {})
@@ -169,6 +219,7 @@ def _of_texts(real: Sequence[Row], rows: Sequence[Row], label: str) -> Section:
     return {
         "clip_score": score(rows, "text", real, "picture", label),
         "clip_score_of_real": score(real, "text", real, "picture", label),
+        "retrieval": retrieval(real, rows, "text", real, "picture", label),
     }
 
 

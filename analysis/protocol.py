@@ -141,6 +141,9 @@ def identity(
 ) -> dict[str, Any]:
     """Everything that a number may depend on, as plain JSON types.
 
+    `resolution` is in pixels a side: of the pictures that are generated, and of what the model's
+    CLIP is given.
+
     Args:
         settings: resolved ones.
         vd: the model.
@@ -154,6 +157,10 @@ def identity(
         "settings": json.loads(json.dumps(chosen)),
         "splits": "scenes.world.split: test (unseen scenes), heldout (unseen colour-shape pairs)",
         "prompts": "complete captions by scenes.captions.write",
+        "resolution": {
+            "generated": vd.spec.image_size,
+            "clip": vd.spec.clip.vision.image_size,
+        },
         "resize": "none for 64x64 pictures; else bilinear (judge), bicubic (context), box (pixels)",
         "model": {
             "name": vd.spec.name,

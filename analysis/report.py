@@ -7,7 +7,7 @@ measure needs no new line. The sections named in `COMPARED` are laid out as comp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from analysis.statistics import Estimate
 
 Report = dict[str, Any]
 """{"protocol": ..., "measures": nested dicts with `Estimate`s}."""
+Draw = Callable[[Mapping[str, Any], Path], Mapping[str, Path]]
+"""Measures and a run's folder -> title and path of each figure that was drawn there."""
 
 COMPARED = {
     "sweep": ("guidance scales", "scale"),
@@ -42,7 +44,14 @@ def dumps(report: Mapping[str, Any]) -> str:
     return json.dumps(to_json(report), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def keep(made: Report, folder: Path, figures: bool = True) -> None:
+def draw_all(measures: Mapping[str, Any], folder: Path) -> Mapping[str, Path]:
+    """All figures that measures give rise to: `analysis.report_figures.draw`."""
+    from analysis import report_figures  # matplotlib is slow to import: for a report only
+
+    return report_figures.draw(measures, folder)
+
+
+def keep(made: Report, folder: Path, draw: Draw | None = draw_all) -> None:
     """Write a report's files into its run's folder: `report.json`, `report.md`, and figures.
 
     Of several processes one writes; all wait until it has.
@@ -50,16 +59,12 @@ def keep(made: Report, folder: Path, figures: bool = True) -> None:
     Args:
         made: the report.
         folder: of the run.
-        figures: whether it gets those of `analysis.report_figures`.
+        draw: makes the figures; None for a report without any.
     """
     if processes.rank() == 0:
         write_atomic(folder / "report.json", dumps(made))
-        links = {}
-        if figures:
-            from analysis import report_figures  # matplotlib is slow to import: for a report only
-
-            drawn = report_figures.draw(made["measures"], folder)
-            links = {title: path.relative_to(folder).as_posix() for title, path in drawn.items()}
+        drawn = {} if draw is None else draw(made["measures"], folder)
+        links = {title: path.relative_to(folder).as_posix() for title, path in drawn.items()}
         write_atomic(folder / "report.md", to_markdown(made, links))
     processes.wait()
 
@@ -189,10 +194,12 @@ def _row(cells: Any) -> str:
 
 
 def _sentence(protocol: Mapping[str, Any]) -> str:
-    s, model = protocol["settings"], protocol["model"]
+    s, model, sides = protocol["settings"], protocol["model"], protocol["resolution"]
     return (
         f"{model['name']} ({model['dtype']}, {model['device']}) on the suite {s['suite']}: "
         f"n = {s['n']} a flow and split, seed {s['seed']}, {s['sampler']}, {s['steps']} "
         f"steps, guidance {s['scale_text']:g} for texts and {s['scale_image']:g} for pictures; "
+        f"pictures of {sides['generated']}x{sides['generated']} pixels, read by the model's CLIP "
+        f"at {sides['clip']}x{sides['clip']}; "
         f"finished {protocol['finished']} after {protocol['seconds']:.0f} s."
     )

@@ -124,7 +124,7 @@ def evaluate_scenes(
         "seconds": round(sum(measured.seconds for measured in found.values()), 1),
     }
     made = {"protocol": protocol, "measures": summarise(found, settings, vd.schedule)}
-    report.keep(made, folder, figures)
+    report.keep(made, folder, report.draw_all if figures else None)
     return made
 
 

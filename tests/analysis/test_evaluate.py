@@ -282,6 +282,28 @@ def test_command_line_prints_a_table_of_some_flows(command, capsys):
     assert "image_encoder" not in loaded["components"]
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--data", "/nowhere"], "The suite scenes takes no --data (of folder): leave it out"),
+        (
+            ["--data", "/nowhere", "--features", "nonsense", "--applications", "nonsense"],
+            "no --data (of folder), --features (of folder), --applications (of applications): "
+            "leave them out, or choose another --suite.",
+        ),
+        (["--suite", "applications", "--format", "coco"], "applications takes no --format (of"),
+        (["--suite", "applications", "--features", ""], "applications takes no --features (of"),
+        (["--suite", "folder", "--data", "/x", "--applications", "edit"], "no --applications (of"),
+    ],
+)
+def test_options_of_other_suites_are_refused(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "import_module", lambda name: pytest.fail(f"{name} imported"))
+    assert main(["evaluate", "--out", str(tmp_path / "out"), *words]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
+    assert not (tmp_path / "out").exists()
+
+
 def test_command_line_refuses_nonsense(capsys):
     with pytest.raises(SystemExit):
         arguments("--sweep-scale", "1,two")

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -141,6 +142,14 @@ def test_another_setting_is_another_run(monkeypatch):
     assert named() != name
 
 
+def test_the_protocol_says_how_large_pictures_are():
+    vd = FakeModel()
+    tower = replace(VD_MINI.clip.vision, image_size=48)
+    vd.spec = replace(VD_MINI, image_size=128, clip=replace(VD_MINI.clip, vision=tower))
+    known = identity(Settings().resolved(vd), vd, TellingJudge(), None)
+    assert known["resolution"] == {"generated": 128, "clip": 48}
+
+
 def test_a_folder_of_another_evaluation_is_left_alone(tmp_path):
     settings = Settings(n=2, flows=("t2t",))
     measures(tmp_path, Oracle(), settings)
@@ -171,12 +180,14 @@ def test_report_on_disk_and_as_tables(tmp_path):
     assert protocol["settings"]["steps"] == VD_MINI.steps and protocol["settings"]["seed"] == 3
     assert protocol["judge"] == "TellingJudge" and protocol["versions"]["torch"]
     assert protocol["finished"] and protocol["seconds"] >= 0
+    assert protocol["resolution"] == {"generated": 64, "clip": 64}
     text, markdown = report.to_text(made["measures"]), (folder / "report.md").read_text()
     for title in ("t2i", "i2i", "i2t", "t2t", "reconstruction", "search", "caption", "judge"):
         assert f"\n{title}\n" in f"\n{text}" and f"## {title}\n" in markdown
     row = next(line for line in text.splitlines() if line.startswith("test / all"))
     assert row.split() == ["test", "/", "all", "100.0", "%", "75.8", "-", "100.0", "%", "12"]
     assert "| test / all | 100.0 % | 75.8 - 100.0 % | 12 |" in markdown
+    assert "pictures of 64x64 pixels, read by the model's CLIP at 64x64;" in markdown
 
 
 @pytest.mark.parametrize(

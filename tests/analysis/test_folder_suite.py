@@ -101,11 +101,11 @@ class Interrupted(Perfect):
         super().note(*args, **how)
 
 
-def measured(vd, data, tmp_path, modes, settings=SMALL, models=None):
+def measured(vd, data, tmp_path, modes, settings=SMALL, models=None, figures=False):
     models = (own_clip(vd), COLORS) if models is None else models
     out = tmp_path / "out"
     return evaluate_folder(
-        vd, data, models, settings, modes, name="photos", out=out, progress=False, figures=False
+        vd, data, models, settings, modes, name="photos", out=out, progress=False, figures=figures
     )
 
 
@@ -135,6 +135,65 @@ def test_a_perfect_model_gets_perfect_numbers(vd, data, tmp_path):
     t2t = found["t2t"]["text"]
     assert t2t["reworded"].value == 0 and t2t["bleu4_to_input"].value == pytest.approx(1)
     assert found["t2i"]["prompts_cut"].value == 0
+
+
+class Dull(Perfect):
+    """Has one caption for all pictures."""
+
+    def image_to_text(self, vd, images, **how):
+        return SimpleNamespace(texts=["a dog"] * len(images))
+
+
+def knowing(data):
+    """A CLIP that tells the data apart, but takes the last two pictures for each other.
+
+    Neighbours are alike, and vectors differ in length, which must not matter.
+    """
+    knows = Perfect(data)
+    one = torch.eye(COUNT + 1)
+    vectors = [(1 + i) ** 2 * (one[i] + 0.6 * one[(i + 1) % COUNT]) for i in range(COUNT)]
+    taken = [0, 1, 2, 3, 5, 4]
+
+    def of_text(text):
+        same = text.lower().rstrip("!")
+        return one[COUNT] if same == "a dog" else vectors[knows.of_text(same)]
+
+    return FeatureModel(
+        "knowing",
+        lambda pictures: torch.stack([vectors[taken[knows.of_image(p)]] for p in pictures]),
+        lambda texts: torch.stack([of_text(text) for text in texts]),
+        "none",
+        "none",
+    )
+
+
+def recalls(section):
+    """{direction: values of recall@1, 5, 10}."""
+    found = section["features"]["knowing"]
+    found = found.get("retrieval", found)
+    names = [f"recall@{k}" for k in (1, 5, 10)]
+    assert all(list(part) == names and part["recall@1"].n == COUNT for part in found.values())
+    return {way: [part[name].value for name in names] for way, part in found.items()}
+
+
+def test_pictures_and_captions_find_each_other(vd, data, folder, tmp_path):
+    models = (knowing(data), COLORS)
+    made = measured(vd, data, tmp_path, Perfect(data), models=models)["measures"]
+    assert list(made) == [*FLOWS, "retrieval"]
+    assert set(made["retrieval"]["features"]) == {"knowing"}, "colors know no texts"
+    known = {"text_to_image": [4 / 6, 1, 1], "image_to_text": [4 / 6, 1, 1]}
+    for section in (made["retrieval"], made["t2i"], made["i2t"], made["t2t"]):
+        assert recalls(section) == known
+    dull = measured(vd, data, tmp_path / "dull", Dull(data), models=models)["measures"]
+    assert recalls(dull["i2t"]) == {way: [0, 0, 1] for way in known}, "ties are no luck"
+    assert recalls(dull["retrieval"]) == known
+    alone = measured(vd, data, tmp_path / "alone", Perfect(data), models=(COLORS,))["measures"]
+    assert "retrieval" not in alone and "retrieval" not in alone["t2i"]["features"]["colors"]
+    for entry in data.entries[4:]:
+        (folder / entry.name).with_suffix(".txt").write_text("one caption of two pictures")
+    twice = choose(read_captioned(folder), COUNT, 3, progress=False)
+    made = measured(vd, twice, tmp_path / "twice", Perfect(twice), models=(knowing(twice),))
+    assert recalls(made["measures"]["retrieval"]) == {way: [1, 1, 1] for way in known}
 
 
 class Foreign(Perfect):
@@ -232,6 +291,16 @@ def test_sweeps_change_one_thing_and_keep_the_noise(vd, data, tmp_path):
     assert sorted(scale for _, n, _, scale in t2i if n == 4) == [1, 2, 4], "2 steps are the usual"
 
 
+def test_what_a_folder_leaves_out_is_not_drawn(vd, data, tmp_path):
+    sweeps = {"sweep_scale": (1.0, 4.0), "sweep_steps": (1, 2), "sweep_sampler": ("ddim",)}
+    settings = Settings(**{**vars(SMALL), **sweeps, "flows": ("t2i",)})
+    made = measured(vd, data, tmp_path, Perfect(data), settings, (COLORS,), figures=True)
+    assert made["measures"]["sweep_steps"]["t2i"], "its table is there"
+    folder = tmp_path / "out" / made["protocol"]["run"]
+    assert [path.name for path in folder.rglob("*.png")] == ["sweep-scale-t2i.png"]
+    assert (folder / "report.md").read_text().count("![") == 1
+
+
 def test_a_report_says_what_was_measured_on(vd, data, folder, tmp_path):
     made = measured(vd, data, tmp_path, Perfect(data), Settings(**{**vars(SMALL), "n": 50}))
     protocol = made["protocol"]
@@ -240,6 +309,10 @@ def test_a_report_says_what_was_measured_on(vd, data, folder, tmp_path):
     assert [one["name"] for one in protocol["features"]] == ["tiny's own CLIP", "colors"]
     assert protocol["features"][1]["weights"] == "none" and "middle square" in protocol["resize"]
     assert protocol["left_out"]["count"] == len(data.skipped)
+    assert protocol["resolution"] == {
+        "generated": vd.spec.image_size,
+        "clip": vd.spec.clip.vision.image_size,
+    }
     assert protocol["run"].startswith("folder_tiny_t2i-i2i-i2t-t2t_n6_seed3_")
     stored = json.loads((tmp_path / "out" / protocol["run"] / "report.json").read_text())
     assert stored["protocol"] == protocol

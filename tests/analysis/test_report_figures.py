@@ -91,17 +91,20 @@ def test_a_missing_value_is_a_gap():
     assert line.get_ydata().tolist() == pytest.approx([50, np.nan, 100], nan_ok=True)
 
 
+PROTOCOL = {
+    "run": "r",
+    "settings": {"suite": "scenes", "n": 9, "seed": 1, "sampler": "ddim", "steps": 5}
+    | {"scale_text": 3, "scale_image": 2},
+    "model": {"name": "m", "dtype": "float32", "device": "cpu"},
+    "resolution": {"generated": 64, "clip": 32},
+    "finished": "now",
+    "seconds": 1,
+}
+
+
 def test_a_report_links_the_figures_it_has(tmp_path):
-    protocol = {
-        "run": "r",
-        "settings": {"suite": "scenes", "n": 9, "seed": 1, "sampler": "ddim", "steps": 5}
-        | {"scale_text": 3, "scale_image": 2},
-        "model": {"name": "m", "dtype": "float32", "device": "cpu"},
-        "finished": "now",
-        "seconds": 1,
-    }
     folder = tmp_path / "run"
-    report.keep({"protocol": protocol, "measures": MEASURES}, folder)
+    report.keep({"protocol": PROTOCOL, "measures": MEASURES}, folder)
     text = (folder / "report.md").read_text()
     names = ["overall", "attributes", "sweep-scale-t2i", "sweep-steps-t2i", "sweep-fidelity-i2i"]
     for name in [*names, "search"]:
@@ -110,9 +113,9 @@ def test_a_report_links_the_figures_it_has(tmp_path):
             assert min(picture.size) > 150
         assert (folder / "figures" / f"{name}.svg").read_text().startswith("<?xml")
     before = {path.name: path.read_bytes() for path in folder.rglob("*.*g")}
-    report.keep({"protocol": protocol, "measures": MEASURES}, folder)
+    report.keep({"protocol": PROTOCOL, "measures": MEASURES}, folder)
     assert {path.name: path.read_bytes() for path in folder.rglob("*.*g")} == before
-    report.keep({"protocol": protocol, "measures": {"i2t": {}}}, tmp_path / "little")
+    report.keep({"protocol": PROTOCOL, "measures": {"i2t": {}}}, tmp_path / "little")
     assert not list((tmp_path / "little").rglob("*.png"))
     assert "](figures" not in (tmp_path / "little" / "report.md").read_text()
 
@@ -120,3 +123,19 @@ def test_a_report_links_the_figures_it_has(tmp_path):
 def test_what_is_left_out_is_no_figure(tmp_path):
     found = draw({"t2i": MEASURES["t2i"]}, tmp_path)
     assert [path.name for path in found.values()] == ["overall.png", "attributes.png"]
+
+
+def test_a_suite_may_draw_its_own_figures_or_none(tmp_path):
+    made = {"protocol": PROTOCOL, "measures": MEASURES}
+    drawn = []
+
+    def own(measures, folder):
+        drawn.append(measures)
+        return {"My own": folder / "figures" / "own.png"}
+
+    report.keep(made, tmp_path / "own", own)
+    assert drawn == [MEASURES] and not list((tmp_path / "own").rglob("*.png")), "nothing else"
+    text = (tmp_path / "own" / "report.md").read_text()
+    assert "![My own](figures/own.png)\n" in text and text.count("![") == 1
+    report.keep(made, tmp_path / "none", None)
+    assert "![" not in (tmp_path / "none" / "report.md").read_text()

@@ -1,25 +1,25 @@
 """Visual search: queries against plain numpy, very many vectors, the command line."""
 
-import importlib.util
+import hashlib
 import json
 import os
 import signal
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from usearch.index import Index
 
 from analysis import __main__ as cli
 from analysis import indexing, neighbours
 from analysis.indexing import update_index
-from analysis.neighbours import best, cosines
+from analysis.neighbours import best, build_graph, candidates, cosines
 from analysis.outputs import read_record, save
 from analysis.search import as_result, find
-from analysis.vectors import read_index
+from analysis.vectors import Collection, Encoder, Entry, read_index
 from tests.analysis.photo_folders import matrix, photo_folder
 from tests.conftest import CAPTIONS, drawing
 
@@ -147,53 +147,8 @@ def test_a_result_is_a_sheet_with_a_record(vd, photos, index, tmp_path):
 # ---------------------------------------------------------------------- very many
 
 
-class FakeIndex:
-    """The calls of usearch's index that are used here, by brute force."""
-
-    def __init__(self, ndim, metric, dtype, **options):
-        assert (metric, dtype) == ("ip", "f16")
-        self.vectors: dict[int, list[float]] = {}
-
-    @property
-    def keys(self):
-        return np.array(list(self.vectors), dtype=np.uint64)
-
-    def __len__(self):
-        return len(self.vectors)
-
-    def add(self, keys, vectors, threads=0):
-        for key, vector in zip(keys.tolist(), vectors.tolist(), strict=True):
-            assert key not in self.vectors
-            self.vectors[key] = vector
-
-    def remove(self, keys):
-        for key in keys.tolist():
-            del self.vectors[key]
-
-    def search(self, vector, count):
-        scores = np.array(list(self.vectors.values())) @ vector
-        return SimpleNamespace(keys=self.keys[np.argsort(-scores)[:count]])
-
-    def save(self, path):
-        Path(path).write_text(json.dumps(self.vectors))
-
-    @classmethod
-    def restore(cls, path, view=False):
-        graph = cls(0, "ip", "f16")
-        graph.vectors = {int(k): v for k, v in json.loads(Path(path).read_text()).items()}
-        return graph
-
-
-LIBRARIES = ["stand-in"] + ["real"] * (importlib.util.find_spec("usearch") is not None)
-
-
-@pytest.fixture(params=LIBRARIES)
-def usearch(request, monkeypatch):
-    if request.param == "stand-in":
-        module = ModuleType("usearch.index")
-        module.Index = FakeIndex
-        monkeypatch.setitem(sys.modules, "usearch", ModuleType("usearch"))
-        monkeypatch.setitem(sys.modules, "usearch.index", module)
+@pytest.fixture
+def few_are_many(monkeypatch):
     monkeypatch.setattr(neighbours, "MANY", 4)
 
 
@@ -203,7 +158,7 @@ def no_usearch(monkeypatch):
     monkeypatch.setitem(sys.modules, "usearch.index", None)
 
 
-def test_a_graph_finds_the_same_and_is_kept_up_to_date(vd, photos, tmp_path, usearch):
+def test_a_graph_finds_the_same_and_is_kept_up_to_date(vd, photos, tmp_path, few_are_many):
     index = tmp_path / "index"
     update(vd, photos, index)
     (graph,) = index.glob("graph-*.usearch")
@@ -230,8 +185,28 @@ def test_a_graph_finds_the_same_and_is_kept_up_to_date(vd, photos, tmp_path, use
     assert find(vd, index, texts="a star").record["library"] == "usearch"
 
 
-def test_without_the_library_search_is_exact(vd, photos, tmp_path, no_usearch, monkeypatch, caplog):
-    monkeypatch.setattr(neighbours, "MANY", 4)
+def test_a_graph_finds_what_an_exact_search_finds(tmp_path):
+    rng = np.random.default_rng(0)
+    vectors = torch.from_numpy(rng.normal(size=(4000, 32)).astype(np.float32))
+    vectors = torch.nn.functional.normalize(vectors, dim=1).half()
+    shas = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(len(vectors))]
+    entries = [Entry(f"{i}.png", 1, 1, sha) for i, sha in enumerate(shas)]
+    encoder = Encoder("none", "0123", vectors.shape[1], "float32")
+    collection = Collection(tmp_path, encoder, entries, vectors)
+    path = build_graph(collection, tmp_path, threads=1, progress=False)
+    assert len(Index.restore(str(path), view=True)) == len(vectors)
+    found = 0
+    for query in torch.from_numpy(rng.normal(size=(50, 32)).astype(np.float32)):
+        exact = best(cosines(vectors, query[None])[:, 0], 10)
+        rows = candidates(collection, tmp_path, query, 10)
+        assert len(rows) < len(vectors) / 10, "a few are looked at, not all"
+        found += len(set(exact) & set(rows))
+    assert found / 500 >= 0.95
+
+
+def test_without_the_library_search_is_exact(
+    vd, photos, tmp_path, no_usearch, few_are_many, caplog
+):
     update(vd, photos, tmp_path / "index")
     assert not list((tmp_path / "index").glob("graph-*"))
     assert "pip install usearch" in caplog.text
