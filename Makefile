@@ -29,13 +29,13 @@ train: $(READY)
 	$(BIN)/python -m training all --runs $(RUNS) --out $(RUNS)/vd-mini --judge $(RUNS)/judge
 
 # the published numbers, measured anew and put into README and model card; goes on where it stopped
-MEASURE := $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m \
+MEASURE := $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m -- \
 	analysis evaluate --model vd-mini --seed 7 --sampler dpmpp_2m --steps 20
 evaluate: $(READY)
 	@flows=$$($(MEASURE) --n 1000 --sweep-steps 20,50 --sweep-sampler ddim,dpmpp_2m \
-		--sweep-scale 1,1.5,2,2.5,3,4,6 --sweep-fidelity 0,0.25,0.5,0.75,1 --sweep-n 500 \
+		--sweep-scale 1,1.5,2,3,5 --sweep-fidelity 0,0.25,0.5,0.75 \
 		--search-n 1000 --caption-n 500 | tee /dev/stderr | grep 'report.json$$') && \
-	effects=$$($(MEASURE) --n 200 --suite applications | tee /dev/stderr | grep 'report.json$$') && \
+	effects=$$($(MEASURE) --n 100 --suite applications | tee /dev/stderr | grep 'report.json$$') && \
 	$(BIN)/python -m analysis.publish $$flows $$effects
 
 # the notebook as it is committed, with its outputs, and the figures that the README shows of it

@@ -1,7 +1,7 @@
 """Numbers move from reports into the README and the model card.
 
     python -m analysis evaluate --model vd-mini --n 1000 --seed 7
-    python -m analysis evaluate --model vd-mini --n 200 --seed 7 --suite applications
+    python -m analysis evaluate --model vd-mini --n 100 --seed 7 --suite applications
     python -m analysis.publish output/evaluation/RUN/report.json output/evaluation/RUN2/report.json
     python -m analysis.publish                # again, from the reports that were published last
 
