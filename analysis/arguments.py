@@ -15,7 +15,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add("--n", type=number(int, 1), default=1, help="samples of each input (default: 1)")
     add("--seed", type=number(int, 0), help="of the first sample, the next ones count on")
     add("--steps", type=number(int, 1), help="sampling steps (default: the model's)")
-    add("--scale", type=number(float, 0), help="guidance scale (default: the model's)")
+    add("--scale", type=number(float, 0), help="guidance scale (default: the mode's)")
     add("--negative", metavar="TEXT", help="a text to be guided away from")
     add("--sampler", default="ddim", help="ddim, dpmpp_2m or heun (default: %(default)s)")
     add("--eta", type=number(float, 0, 1), default=0.0, help="0...1: share of fresh noise a step")

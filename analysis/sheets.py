@@ -67,7 +67,8 @@ def contact_sheet(
         sheet.paste(image, (left, top))
         # around it, not over it: a picture on white paper may be white at its edges, too
         around = (left - 1, top - 1, left + image.width, top + image.height)
-        draw.rectangle(around, outline=FRAME)
+        if gap > 1:  # or it would lie over the pictures beside it
+            draw.rectangle(around, outline=FRAME)
         for k, words in enumerate(lines):
             draw.text((x, y + height + gap // 2 + k * line), words, fill=ink, font=font)
     return sheet
