@@ -26,7 +26,7 @@ from analysis.inputs import (
     texts,
     whole_number,
 )
-from analysis.sampling import Conditions, Job, tensor_digest
+from analysis.sampling import Conditions, Job, Tick, tensor_digest
 from analysis.settings import Sampling
 from lib.config import COMPONENTS, FLOWS, components_for
 from lib.model import Context, Mix, VersatileDiffusion
@@ -204,7 +204,7 @@ def application_job(
     vd: VersatileDiffusion,
     mode: str,
     data: str,
-    condition: Callable[[list[Sample]], Mix | Conditions],
+    condition: Callable[..., Mix | Conditions],
     inputs: Sequence[dict[str, Any]],
     options: Options,
     scale: float,
@@ -215,6 +215,7 @@ def application_job(
     fidelity: float = 0.0,
     start: Callable[[list[int]], Tensor] | None = None,
     components: Sequence[str] = (),
+    lead: int = 0,
 ) -> Job:
     """The samples of an application, checked and not yet made.
 
@@ -225,7 +226,8 @@ def application_job(
         vd: the model.
         mode: name of the application.
         data: "image" or "text": what is generated.
-        condition: samples -> contexts with weights, or all `Conditions`.
+        condition: samples -> contexts with weights, or all `Conditions`; with a `lead` it takes a
+            `Tick`, too.
         inputs: what records say of each input.
         options: of the caller.
         scale: guidance, if the caller gave none.
@@ -234,6 +236,7 @@ def application_job(
         settings: what all records say.
         fidelity, start: how late to start, and numbers of inputs -> the latents to start from.
         components: that are needed besides those of the flows.
+        lead: predictions that `condition` makes for a sample, as in `Job`.
 
     Raises:
         ValueError: bad options, or a component that is not loaded.
@@ -269,8 +272,8 @@ def application_job(
         encoders=False,
     )
 
-    def conditioned(which: Sequence[int]) -> Conditions:
-        made = condition([samples[k] for k in which])
+    def conditioned(which: Sequence[int], *tick: Tick) -> Conditions:
+        made = condition([samples[k] for k in which], *tick)
         made = made if isinstance(made, Conditions) else Conditions(made)
         if negative is None:
             return made
@@ -293,6 +296,7 @@ def application_job(
         temperature=temperature,
         components=[part for part in COMPONENTS if part in {*needed, *components}],
         output=options.output,
+        lead=lead,
     )
 
 

@@ -247,14 +247,21 @@ def _interpolate_job(vd: VersatileDiffusion, args: argparse.Namespace, options: 
         raise ValueError("--film is for pictures: leave it out, or choose --makes image.")
     if args.film:
         check_film(args.film)
-    ends = [
-        Path(end) if args.pictures and end is not None else end for end in (args.first, args.second)
-    ]
-    return interpolate_job(vd, *ends, args.frames, args.method, args.makes, options)
+    return interpolate_job(vd, *_ends(args), args.frames, args.method, args.makes, options)
 
 
 def _interpolate_needs(args: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]]:
-    return [f"{'i' if args.pictures else 't'}2{args.makes[0]}"], ()
+    from analysis.interpolate import kind_of
+
+    # both are looked at: a text that is a picture's file is refused before a model is loaded
+    kinds = [kind_of(end) for end in _ends(args) if end is not None]
+    return [f"{kinds[0][0]}2{args.makes[0]}"], ()
+
+
+def _ends(args: argparse.Namespace) -> list[str | Path | None]:
+    """What FROM and TO stand for; TO may be missing."""
+    given = (args.first, args.second)
+    return [Path(end) if args.pictures and end is not None else end for end in given]
 
 
 # ---------------------------------------------------------------------- edits
@@ -280,6 +287,9 @@ def _edit_arguments(parser: argparse.ArgumentParser) -> None:
         help="predictions a step of the inversion (default: %(default)s)",
     )
     _fidelity(parser, "0 inverts all the way to noise, more changes less")
+    parser.add_argument_group(
+        "guidance", "without --scale, edit takes 1, not the model's default: more leads too far"
+    )
 
 
 def _edit_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Job:

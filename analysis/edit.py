@@ -32,9 +32,9 @@ from analysis.flows import Pictures, Texts
 from analysis.focus import bands_of, top_components
 from analysis.inputs import number, texts, whole_number
 from analysis.masks import Mask
-from analysis.mix import both_scales, kinds_at, mixed_scale
+from analysis.mix import both_scales, kinds_at, mixed_scale, used_scales
 from analysis.outputs import Result
-from analysis.sampling import Conditions, Job, denoise
+from analysis.sampling import Conditions, Job, Tick, counted, denoise
 from lib.model import Context, VersatileDiffusion
 from lib.noise import SampleNoise
 from lib.sampler import Eps, Step, ddim, ddim_inversion
@@ -82,7 +82,7 @@ def edit(
         fidelity: 0 inverts all the way to noise; f > 0 only the first `int(S (1 - f))` steps, which
             changes less; 1 returns the picture.
         iterations: predictions a step of the inversion; more are more exact.
-        progress: show a bar.
+        progress: show a bar; the predictions of the inversion are steps of it.
         options: `analysis.applications.Options`, without those of noise: nothing here is random,
             so the sampler is "ddim" with eta 0, and n is 1. The scale is 1 if none is given. A
             negative prompt takes the place of the source in guidance.
@@ -131,14 +131,14 @@ def edit_job(
     how = options.sampling(vd, EDIT_SCALE, fidelity)
     timesteps = how.timesteps(vd.schedule)
 
-    def condition(samples: list[Sample]) -> Conditions:
+    def condition(samples: list[Sample], tick: Tick = lambda: None) -> Conditions:
         pictures = [shown.given[s.input if len(shown) > 1 else 0].open() for s in samples]
         x_0 = vd.encode_image(pictures).float()
         if before is None:
             known = vd.null_context("text", "image", len(samples))
         else:
             known = before.context(samples)
-        eps = vd.guided([(known, 1.0)], "image", 1.0)
+        eps = counted(vd.guided([(known, 1.0)], "image", 1.0), tick)
         path = list(ddim_inversion(eps, x_0, vd.schedule, timesteps, iterations))
         x_T = path[-1].x if path else x_0
         back = x_0
@@ -176,6 +176,7 @@ def edit_job(
         settings=settings,
         fidelity=fidelity,
         components=ENCODERS if before is not None else (*ENCODERS, "clip_text"),
+        lead=len(timesteps) * (iterations + 1),  # there, and back under the source
     )
 
 
@@ -314,8 +315,8 @@ def latent_edit_job(
             "add": add,
             "strength": s,
             "rank": rank,
-            "scale_text": both[0],
-            "scale_image": both[1],
+            **used_scales(s, both),
+            "scale_image": both[1],  # of the text latents, at any strength
         },
         components=("text_data", "image_context", "text_decoder", "text_encoder", "clip_vision"),
     )

@@ -37,10 +37,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from analysis.flows import Pictures, Texts, flow_job
+from analysis.inputs import known_options
 from analysis.outputs import Result
 from lib.model import Context, VersatileDiffusion
 
 
+@known_options
 def text_to_image(
     vd: VersatileDiffusion,
     texts: Texts | None = None,
@@ -84,6 +86,7 @@ def text_to_image(
         Pictures, `inputs * n` of them.
 
     Raises:
+        TypeError: an option that there is not.
         ValueError: an empty or too long text, or an argument out of range.
     """
     job = flow_job(
@@ -107,6 +110,7 @@ def text_to_image(
     return job.result(progress)
 
 
+@known_options
 def image_variation(
     vd: VersatileDiffusion,
     images: Pictures | None = None,
@@ -157,6 +161,7 @@ def image_variation(
         Pictures, `inputs * n` of them.
 
     Raises:
+        TypeError: an option that there is not.
         ValueError: a file that is missing or no picture, or an argument out of range.
     """
     job = flow_job(
@@ -183,6 +188,7 @@ def image_variation(
     return job.result(progress)
 
 
+@known_options
 def image_to_text(
     vd: VersatileDiffusion,
     images: Pictures | None = None,
@@ -224,6 +230,7 @@ def image_to_text(
         Texts, `inputs * n` of them.
 
     Raises:
+        TypeError: an option that there is not.
         ValueError: a file that is missing or no picture, or an argument out of range.
     """
     job = flow_job(
@@ -248,6 +255,7 @@ def image_to_text(
     return job.result(progress)
 
 
+@known_options
 def text_variation(
     vd: VersatileDiffusion,
     texts: Texts | None = None,
@@ -290,6 +298,7 @@ def text_variation(
         Texts, `inputs * n` of them.
 
     Raises:
+        TypeError: an option that there is not.
         ValueError: an empty or too long text, or an argument out of range.
     """
     job = flow_job(

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -20,6 +22,9 @@ from torch import Tensor
 
 from lib.images import to_pil, to_rgb
 from lib.model import Context, VersatileDiffusion
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,28 @@ def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> f
         until = "on" if high == math.inf else f"to {high:g}"
         raise ValueError(f"{name} is {value!r}: give a number from {low:g} {until}.")
     return float(value)
+
+
+def known_options(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function, but an option that it does not have is named with those that it has.
+
+    Raises:
+        TypeError: when it is called with such an option.
+    """
+    parameters = signature(function).parameters
+    allowed = [name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY]
+
+    @wraps(function)
+    def checked(*args: P.args, **options: P.kwargs) -> R:
+        unknown = sorted(set(options) - set(parameters))
+        if unknown:
+            raise TypeError(
+                f"{function.__name__} has no option {', '.join(unknown)}: choose from "
+                f"{', '.join(allowed)}."
+            )
+        return function(*args, **options)
+
+    return checked
 
 
 def check_context(vd: VersatileDiffusion, context: Context, kind: str, count: int | None) -> None:

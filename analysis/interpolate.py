@@ -83,7 +83,7 @@ def interpolate_job(
     if makes not in ("image", "text"):
         raise ValueError(f"makes is {makes!r}: choose image or text.")
     ends = [first] if second is None else [first, second]
-    kinds = [_kind(end) for end in ends]
+    kinds = [kind_of(end) for end in ends]
     if len(set(kinds)) > 1:
         raise ValueError(
             "One end is a text and the other a picture: their contexts have nothing to go along; "
@@ -92,10 +92,10 @@ def interpolate_job(
     sources = [Source.of(vd, kinds[0], end) for end in ends]
     if paired(*sources) != 1:
         raise ValueError("An end is one text, one picture, or the context of one sample.")
-    shapes = [tuple(end.tokens.shape[1:]) for end in ends if isinstance(end, Context)]
-    if len(set(shapes)) > 1:
+    lengths = [_length(source) for source in sources]  # their width is the model's
+    if len(set(lengths)) > 1:
         raise ValueError(
-            f"The contexts have {' and '.join(f'{n} tokens' for n, _ in shapes)}: token goes to "
+            f"The contexts have {' and '.join(f'{n} tokens' for n in lengths)}: token goes to "
             "token, so give two of the same length."
         )
     if second is None and options.latents is not None:
@@ -170,7 +170,12 @@ def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
     return (of_a * x + of_b * y).to(a.dtype)
 
 
-def _kind(end: Any) -> str:
+def kind_of(end: Any) -> str:
+    """What an end is, or is the context of: "text" or "image".
+
+    Raises:
+        ValueError: a string that is the path of a picture.
+    """
     if isinstance(end, Context):
         return end.kind
     if isinstance(end, str) and names_a_picture(end):
@@ -179,6 +184,14 @@ def _kind(end: Any) -> str:
             "(--pictures in the shell)."
         )
     return "image" if isinstance(end, (Path, Image.Image, Picture, Tensor)) else "text"
+
+
+def _length(source: Source) -> int:
+    """Tokens of an end's context; encoders give the same number for any text and any picture."""
+    if source.precomputed is not None:
+        return source.precomputed.tokens.shape[1]
+    clip = source.vd.spec.clip
+    return clip.text.positions if source.kind == "text" else clip.vision.tokens
 
 
 def _described(sources: Sequence[Source]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Mask:
         """A picture (its brightness counts) or its file, or a tensor (H, W) or (1, H, W).
 
         Raises:
-            ValueError: no picture, another shape, or values outside of [0, 1].
+            ValueError: neither picture nor tensor, another shape, or values outside of [0, 1].
         """
         if isinstance(given, Tensor):
             weights = given.detach().float().cpu()
@@ -47,6 +47,11 @@ class Mask:
                 )
             weights = weights.reshape(1, 1, *weights.shape[-2:])
             return cls(weights, {"mask_sha256": tensor_digest(weights)})
+        if not isinstance(given, (str, Path, Image.Image, Picture)):
+            raise ValueError(
+                f"A mask is of type {type(given).__name__}: give a PIL picture, a file's path, or "
+                "a tensor (height, width)."
+            )
         picture = Picture.of(given)
         grey = picture.open().convert("L").convert("RGB")
         return cls(to_tensor([grey])[:, :1], picture.describe())

@@ -60,7 +60,7 @@ def dual_guided(
         strength: of the text, 0 (picture only) to 1 (text only); several make a strip.
         scale_text, scale_image: guidance of each; None is the model's default.
         progress: show a bar.
-        options: `analysis.applications.Options`; scale there takes the place of both scales.
+        options: `analysis.applications.Options`; scale there is for both, instead of these two.
 
     Returns:
         Pictures: inputs * n for the first strength, then for the next.
@@ -141,7 +141,7 @@ def dual_job(
             options,
             mixed_scale(s, scales),
             kinds=kinds_at(s),
-            settings={"scale_text": scales[0], "scale_image": scales[1]},
+            settings=used_scales(s, scales),
         )
 
     return along("strength", strengths, job_at)
@@ -164,7 +164,7 @@ def both_scales(
                 "scale guides texts and pictures alike: give it, or scale_text and scale_image, "
                 "not both."
             )
-        scale_text = scale_image = scale
+        scale_text = scale_image = number("scale", scale)
     text = vd.spec.scale_text if scale_text is None else number("scale_text", scale_text)
     image = vd.spec.scale_image if scale_image is None else number("scale_image", scale_image)
     return float(text), float(image)
@@ -173,6 +173,15 @@ def both_scales(
 def mixed_scale(s: float, scales: tuple[float, float]) -> float:
     """`s scale_text + (1 - s) scale_image`."""
     return s * scales[0] + (1 - s) * scales[1]
+
+
+def used_scales(s: float, scales: tuple[float, float]) -> dict[str, float | None]:
+    """For records: guidance of each kind, None for one that conditions nothing at strength s."""
+    used = kinds_at(s)
+    return {
+        f"scale_{kind}": scale if kind in used else None
+        for kind, scale in zip(("text", "image"), scales, strict=True)
+    }
 
 
 def kinds_at(s: float) -> list[str]:
@@ -300,7 +309,7 @@ def blend_job(
         options,
         mixed_scale(s, both),
         kinds=kinds_at(s),
-        settings={**settings, "scale_text": both[0], "scale_image": both[1]},
+        settings={**settings, **used_scales(s, both)},
     )
 
 

@@ -55,8 +55,11 @@ class Conditions(NamedTuple):
     found: Sequence[Mapping[str, Any]] | None = None
 
 
-Condition = Callable[[Sequence[int]], "Conditions | tuple[Mix, Sequence[Context] | None]"]
-"""Numbers of samples -> what conditions them."""
+Tick = Callable[[], Any]
+"""To be called after each prediction that a bar counts."""
+
+Condition = Callable[..., "Conditions | tuple[Mix, Sequence[Context] | None]"]
+"""Numbers of samples -> what conditions them; a job with a `lead` gives it a `Tick`, too."""
 
 
 def denoise(
@@ -101,6 +104,17 @@ def denoise(
     yield from SAMPLERS[how.sampler](eps, x, vd.schedule, timesteps, eta=how.eta, noise=noise)
 
 
+def counted(eps: Eps, tick: Tick) -> Eps:
+    """The same noise prediction, which ticks after each one."""
+
+    def predicted(x: Tensor, t: int) -> Tensor:
+        e = eps(x, t)
+        tick()
+        return e
+
+    return predicted
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """Samples to make: everything is checked, nothing is computed yet.
@@ -122,6 +136,8 @@ class Job:
         components: what is used of the model, for the record.
         output: what results hold: "pil" (pictures, or texts), "tensor" or "latents"
             (`analysis.decoding.decode`).
+        lead: predictions that `condition` makes for a sample (an inversion, for example), and
+            tells by a `Tick`: the bar counts each as a step. 0 is for none worth counting.
     """
 
     vd: VersatileDiffusion
@@ -139,6 +155,7 @@ class Job:
     temperature: float | None = None
     components: Sequence[str] | None = None
     output: str = "pil"
+    lead: int = 0
 
     def __post_init__(self) -> None:
         self.vd.require(*(self.components or ()))
@@ -193,7 +210,7 @@ class Job:
         """
         todo = list(range(len(self)) if only is None else only)
         size = self.batch_size or default_batch(self.vd, self.data)
-        steps = len(self.how.timesteps(self.vd.schedule))
+        steps = self.lead + len(self.how.timesteps(self.vd.schedule))
         options = {"desc": self.mode, "unit": "step", "disable": not progress, "smoothing": 0.1}
         with tqdm(total=len(todo) * steps, **options) as bar:
             for i in range(0, len(todo), size):
@@ -222,22 +239,23 @@ class Job:
         yield from self._begin(list(range(len(self)) if only is None else only))[-1]
 
     def _begin(
-        self, which: list[int]
+        self, which: list[int], tick: Tick = lambda: None
     ) -> tuple[SampleNoise, Conditions, Tensor | None, Iterator[Step]]:
         """Random numbers, conditions, what is there before the first step, and the steps."""
         noise = self.how.draws([self.seeds[k] for k in which], self.whole, self.vd.device)
         start = self.start(which) if self.start is not None and self.how.fidelity > 0 else None
-        condition = Conditions(*self.condition(which))
+        condition = Conditions(*self.condition(which, *([tick] if self.lead else [])))
         latents = condition.latents if self.latents is None else self.latents[which]
         steps = denoise(self.vd, self.data, condition, noise, self.how, latents, start)
         return noise, condition, latents if start is None else start, steps
 
     def _batch(self, which: list[int], bar: tqdm) -> Result:
         began = time.perf_counter()
-        noise, condition, x, steps = self._begin(which)
+        tick = partial(bar.update, len(which))
+        noise, condition, x, steps = self._begin(which, tick)
         for step in steps:
             x = step.x
-            bar.update(len(which))
+            tick()
         overflow = FloatingPointError(
             f"Sampling left the range of {self.vd.dtype} (scale {self.how.scale:g}, "
             f"{self.how.steps} steps): use float32 (dtype), or a smaller scale."

@@ -73,7 +73,7 @@ class Exact:
         return pictures([Scene(scene.background, scene.style, (scene.things[kept],))])
 
     def edit(self, vd, images, source, target, **how):
-        assert "sampler" not in how
+        assert not {"sampler", "scale"} & set(how)  # it inverts DDIM, at its own guidance
         for image, text in zip(images, source, strict=True):
             assert parse(text) == image.info["scene"]
         made = pictures([parse(text) for text in target])

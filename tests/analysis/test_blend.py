@@ -95,6 +95,7 @@ def test_contexts_may_be_precomputed(vd):
     options = {"weights": [1, 0.5], "seed": 4, **QUIET}
     plain = blend(vd, [drawing(0), drawing(1)], **options)
     both = vd.image_context([drawing(0), drawing(1)])
+    assert (plain.record_of(0)["scale_text"], plain.record_of(0)["scale_image"]) == (None, 1.5)
     for images in (both, [drawing(0), Context("image", both.tokens[1:])]):
         made = blend(vd, images, **options)
         assert same(made.images, plain.images)
@@ -147,7 +148,9 @@ def test_masks_of_every_form_are_the_same(tmp_path):
         ({"strength": 2}, "strength is 2"),
         ({"text": ["a", "b"]}, "takes one"),
         ({"images": []}, "no picture"),
-        ({"masks": 5}, "type int: give a PIL picture"),
+        ({"masks": 5}, r"mask is of type int: give a PIL picture, .* tensor \(height, width\)"),
+        ({"masks": np.zeros((2, 4, 4))}, "mask is of type ndarray"),
+        ({"masks": torch.zeros(2, 4, 4)}, r"mask has shape \(2, 4, 4\)"),
         ({"masks": "no.png"}, "There is no file no.png"),
         ({"scale": 2, "scale_text": 3}, "not both"),
         ({"images": [drawing(0), Context("text", torch.ones(1, 4, 16))]}, "takes 'image'"),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from analysis import __main__ as cli
 from analysis.commands import APPLICATIONS
-from analysis.edit import edit
+from analysis.edit import EDIT_SCALE, edit
 from analysis.latents import read
 from analysis.mix import blend, dual_guided
 from analysis.outputs import read_record
@@ -145,6 +145,26 @@ def test_help_shows_an_example_that_parses(capsys, command):
     assert f"example:\n  {cli.PROG} {command} " in capsys.readouterr().out
     args = cli.build_parser(command).parse_args(shlex.split(APPLICATIONS[command].example))
     assert args.command == command
+
+
+def test_help_of_edit_states_its_own_scale(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["edit", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"without --scale, edit takes {EDIT_SCALE:g}, not the model's" in told
+
+
+@pytest.mark.parametrize("ends", [["PICTURE"], ["a ring", "PICTURE"]])
+def test_a_picture_without_pictures_is_said_before_a_model_is_loaded(
+    run,  # noqa: F811
+    tmp_path,
+    picture_files,
+    ends,
+):
+    ends = [picture_files[0] if end == "PICTURE" else end for end in ends]
+    status, _, err = run("interpolate", *ends, model=tmp_path / "no model")
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "also a picture's file" in err and "--pictures" in err
 
 
 def test_help_does_not_wait_for_torch():

@@ -8,7 +8,7 @@ from analysis.applications import Options
 from analysis.edit import edit, edit_job, latent_edit, without
 from analysis.focus import BANDS, Bands, top_components
 from analysis.generate import image_to_text
-from analysis.outputs import read_record, save
+from analysis.outputs import identity, read_record, save
 from lib.images import to_pil
 from lib.model import Context, VersatileDiffusion
 from lib.noise import SampleNoise
@@ -119,6 +119,32 @@ def test_the_record_tells_precomputed_sources_apart(vd):
     made = [edit(vd, drawing(0), source, TARGET, steps=5, **QUIET) for source in sources]
     told = [result.record_of(0)["source"] for result in made]
     assert told[0]["kind"] == "text" and told[0]["sha256"] != told[1]["sha256"]
+    assert len({identity(result.record_of(0)) for result in made}) == 2
+
+
+def test_the_bar_counts_every_prediction_from_the_inversion_on(vd, monkeypatch):
+    calls, seen, eps = [], [], vd.eps
+
+    class Bar:
+        def __init__(self, total, disable, **options):
+            seen.append((total, disable))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def update(self, samples):
+            seen.append((len(calls), samples))
+
+    monkeypatch.setattr(vd, "eps", lambda *given: calls.append(given) or eps(*given))
+    monkeypatch.setattr("analysis.sampling.tqdm", Bar)
+    options = {"steps": 5, "iterations": 2, "fidelity": 0.2, "batch_size": 2}
+    edit(vd, [drawing(k) for k in range(3)], SOURCE, TARGET, **options, **QUIET)
+    a_batch = 4 * 2 + 4 + 4  # inverted, decoded under the source to see how exactly, edited
+    counts = [(k + 1, 2 if k < a_batch else 1) for k in range(2 * a_batch)]
+    assert seen == [(3 * a_batch, True), *counts]
 
 
 def test_latent_edit_keeps_as_many_components_as_are_the_model_s_style(vd, monkeypatch):
@@ -235,6 +261,14 @@ def test_latent_edits_batches_and_records(vd, tmp_path):
     assert record.items() >= expected.items()
     again = latent_edit(vd, pictures[1], remove="a circle", seed=8, **QUIET)
     assert same(again.images, whole.images[2:3])
+
+
+def test_latent_edit_records_the_scales_it_used(vd):
+    """That of pictures leads the text latents, too, so it is used at any strength."""
+    for s, expected in ((0, (None, 1.5)), (0.5, (2.0, 1.5)), (1, (2.0, 1.5))):
+        made = latent_edit(vd, drawing(0), add="a star", strength=s, seed=6, steps=2, **QUIET)
+        record = made.record_of(0)
+        assert (record["scale_text"], record["scale_image"]) == expected
 
 
 @pytest.mark.parametrize(

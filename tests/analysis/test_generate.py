@@ -203,6 +203,14 @@ def test_progress_counts_every_step_of_every_sample(vd, capsys):
     assert "2/2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("mode", list(MODES))
+def test_an_unknown_option_is_named_with_those_there_are(vd, mode):
+    function, inputs = MODES[mode]
+    told = rf"^{function.__name__} has no option stesp: choose from n, seed, steps, .*progress\.$"
+    with pytest.raises(TypeError, match=told):
+        function(vd, inputs[0], stesp=3, **QUIET)
+
+
 def test_sheet_has_a_row_for_each_input(vd):
     result = text_to_image(vd, PROMPTS, n=3, seed=0, steps=1, **QUIET)
     sheet = result.sheet()

@@ -125,10 +125,32 @@ def test_bad_input(vd, monkeypatch, given, message):
         interpolate(vd, **({"first": A, "second": B, **QUIET} | given))
 
 
-def test_contexts_of_different_lengths_have_nothing_to_go_along(vd):
-    ends = [Context("image", torch.ones(1, n, vd.spec.unet.context_dim)) for n in (5, 7)]
-    with pytest.raises(ValueError, match="5 tokens and 7 tokens"):
-        interpolate(vd, *ends, seed=1, progress=False)
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (Context("image", torch.ones(1, 5, 16)), Context("image", torch.ones(1, 7, 16)), "5.*7"),
+        (A, Context("text", torch.ones(1, 7, 16)), "32 tokens and 7 tokens"),
+        (Context("image", torch.ones(1, 7, 16)), drawing(0), "7 tokens and 5 tokens"),
+        (A, Context("text", torch.ones(1, 32, 8)), r"shape \(1, 32, 8\)"),
+    ],
+)
+def test_contexts_that_differ_in_shape_have_nothing_to_go_along(
+    vd, monkeypatch, first, second, message
+):
+    for name in ("eps", "text_context", "image_context"):
+        monkeypatch.setattr(vd, name, None)
+    with pytest.raises(ValueError, match=message):
+        interpolate(vd, first, second, seed=1, **QUIET)
+
+
+def test_an_end_may_be_precomputed(vd):
+    for first, second, context in (
+        (A, B, vd.text_context([B])),
+        (drawing(0), drawing(1), vd.image_context([drawing(1)])),
+    ):
+        plain = interpolate(vd, first, second, frames=3, seed=5, steps=2, **QUIET)
+        given = interpolate(vd, first, context, frames=3, seed=5, steps=2, **QUIET)
+        assert same(given.images, plain.images)
 
 
 def test_a_picture_s_file_is_not_taken_for_a_prompt(vd, picture_files):

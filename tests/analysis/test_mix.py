@@ -123,6 +123,7 @@ def test_negative_prompt_steers_the_text_and_the_picture_alone(vd):
         ({"strength": []}, "There is no strength"),
         ({"strength": "half"}, "strength is 'half'"),
         ({"scale_text": -1}, "scale_text is -1"),
+        ({"scale": -1}, "scale is -1"),
         ({"images": []}, "no picture"),
         ({"texts": ["a", " "]}, "Prompt 2 of 2 is empty"),
         ({"texts": "red " * 100}, "limit is 32"),
@@ -161,6 +162,13 @@ def test_one_scale_for_both_or_one_for_each(vd, scale):
         dual_guided(vd, drawing(0), TEXT, scale=3, **{scale: 2}, **QUIET)
     record = dual_guided(vd, drawing(0), TEXT, scale=3, seed=1, **QUIET).record_of(0)
     assert (record["scale"], record["scale_text"], record["scale_image"]) == (3, 3, 3)
+
+
+def test_records_hold_no_scale_that_had_no_effect(vd):
+    strip = dual_guided(vd, drawing(0), TEXT, strength=[0, 0.5, 1], seed=1, **QUIET)
+    records = [strip.record_of(k) for k in range(3)]
+    assert [record["scale_text"] for record in records] == [None, 2.0, 2.0]
+    assert [record["scale_image"] for record in records] == [1.5, 1.5, None]
 
 
 @pytest.mark.parametrize("several", [torch.tensor([0.0, 1.0]), np.array([0, 1]), range(2), (0, 1)])
