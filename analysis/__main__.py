@@ -32,7 +32,7 @@ from analysis.arguments import (
     number,
     temperature_argument,
 )
-from analysis.commands import APPLICATIONS, check_files, options_of
+from analysis.commands import APPLICATIONS, open_files, options_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -210,13 +210,14 @@ def run_application(args: argparse.Namespace) -> int:
     from analysis.outputs import prepare
 
     application = APPLICATIONS[args.command]
-    check_files(args)
+    open_files(args)
+    options = options_of(args, application.makes(args))
     prepare(args.out, args.command)
     flows, extra = application.needs(args)
     if args.negative:
         extra = (*extra, "clip_text", "text_context")
     vd = load_model(args, encoders=False, extra=extra, flows=flows)
-    return run_job(application.job(vd, args, options_of(args, application.makes(args))), args)
+    return run_job(application.job(vd, args, options), args)
 
 
 def load_model(

@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis.arguments import (
     color_arguments,
@@ -68,28 +67,39 @@ def options_of(args: argparse.Namespace, makes: str = "image") -> Options:
     )
 
 
-def check_files(args: argparse.Namespace) -> None:
-    """Look at all files that a command names, before a model is loaded for them.
+def open_files(args: argparse.Namespace) -> None:
+    """Put in the place of all paths that a command names what lies there, before a model is loaded.
+
+    Pictures and masks become `Picture`s, contexts `Context`s.
 
     Raises:
-        ValueError: one that is missing, damaged, or not what it should be.
+        ValueError: a file that is missing, damaged, or not what it should be; or both or neither of
+            things of which one is needed.
     """
-    from analysis.inputs import Picture, pictures
+    from analysis.given_tensors import read_context
+    from analysis.inputs import Picture, picture_files, pictures
 
     named = vars(args)
     if named.get("inputs"):
-        pictures(_files(args.inputs))
-    ends = ("first", "second") if named.get("pictures") else ()
-    given = [named.get("mask"), *(named.get("masks") or ()), *(named.get(end) for end in ends)]
-    for path in given:
-        if path not in (None, "-"):
-            Picture.of(Path(path))
-
-
-def _files(paths: Sequence[str]) -> list[Path]:
-    from analysis.inputs import picture_files
-
-    return picture_files(paths)
+        args.inputs = pictures(picture_files(args.inputs))
+    if named.get("mask"):
+        args.mask = Picture.of(args.mask)
+    if named.get("masks"):
+        args.masks = [None if path == "-" else Picture.of(path) for path in args.masks]
+    if named.get("pictures"):
+        args.first, args.second = (
+            None if path is None else Picture.of(path) for path in (args.first, args.second)
+        )
+    if "image_context" in named:
+        for kind, option, name in (("image", "inputs", "pictures"), ("text", "text", "--text")):
+            given, files = named[option], named[f"{kind}_context"]
+            if (given in (None, [])) == (files is None):
+                told = "Neither of" if files is None else "Both"
+                raise ValueError(
+                    f"{told} {name} and --{kind}-context were given: give one of them."
+                )
+            if files is not None:
+                setattr(args, option, read_context(files, kind))
 
 
 def _paths(parser: argparse.ArgumentParser) -> None:
@@ -141,20 +151,7 @@ def _dual_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options
     from analysis.mix import dual_job
 
     scales = args.scale_text, args.scale_image
-    shown = _one_of("pictures", args.inputs, args.image_context, "image")
-    words = _one_of("--text", args.text, args.text_context, "text")
-    shown = shown if args.image_context else _files(shown)
-    return dual_job(vd, args.command, shown, words, args.strength, *scales, options)
-
-
-def _one_of(name: str, given: Any, files: Sequence[str] | None, kind: str) -> Any:
-    """What was given, or its precomputed context; ValueError for both or neither."""
-    from analysis.given_tensors import read_context
-
-    if (given in (None, [])) == (files is None):
-        told = "Neither of" if files is None else "Both"
-        raise ValueError(f"{told} {name} and --{kind}-context were given: give one of them.")
-    return given if files is None else read_context(files, kind)
+    return dual_job(vd, args.command, args.inputs, args.text, args.strength, *scales, options)
 
 
 # ---------------------------------------------------------------------- focus
@@ -185,7 +182,7 @@ def _focus_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Option
 
     scheme = "first_release" if args.first_release else "focus"
     color = args.color_match, args.color_method
-    return focus_job(vd, _files(args.inputs), args.level, scheme, args.fidelity, options, *color)
+    return focus_job(vd, args.inputs, args.level, scheme, args.fidelity, options, *color)
 
 
 # ---------------------------------------------------------------------- blend
@@ -217,11 +214,9 @@ def _blend_arguments(parser: argparse.ArgumentParser) -> None:
 def _blend_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Job:
     from analysis.mix import blend_job
 
-    masks = None if args.masks is None else [None if m == "-" else Path(m) for m in args.masks]
-    shown, scales = _files(args.inputs), (args.scale_text, args.scale_image)
-    return blend_job(
-        vd, shown, args.text, args.weights, args.focus, masks, args.strength, scales, options
-    )
+    scales = args.scale_text, args.scale_image
+    mix = args.weights, args.focus, args.masks, args.strength
+    return blend_job(vd, args.inputs, args.text, *mix, scales, options)
 
 
 # ---------------------------------------------------------------------- interpolate
@@ -247,21 +242,16 @@ def _interpolate_job(vd: VersatileDiffusion, args: argparse.Namespace, options: 
         raise ValueError("--film is for pictures: leave it out, or choose --makes image.")
     if args.film:
         check_film(args.film)
-    return interpolate_job(vd, *_ends(args), args.frames, args.method, args.makes, options)
+    how = args.frames, args.method, args.makes
+    return interpolate_job(vd, args.first, args.second, *how, options)
 
 
 def _interpolate_needs(args: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]]:
     from analysis.interpolate import kind_of
 
     # both are looked at: a text that is a picture's file is refused before a model is loaded
-    kinds = [kind_of(end) for end in _ends(args) if end is not None]
+    kinds = [kind_of(end) for end in (args.first, args.second) if end is not None]
     return [f"{kinds[0][0]}2{args.makes[0]}"], ()
-
-
-def _ends(args: argparse.Namespace) -> list[str | Path | None]:
-    """What FROM and TO stand for; TO may be missing."""
-    given = (args.first, args.second)
-    return [Path(end) if args.pictures and end is not None else end for end in given]
 
 
 # ---------------------------------------------------------------------- edits
@@ -295,13 +285,12 @@ def _edit_arguments(parser: argparse.ArgumentParser) -> None:
 def _edit_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Job:
     from analysis.edit import edit_job
 
-    mask = None if args.mask is None else Path(args.mask)
     return edit_job(
         vd,
-        _files(args.inputs),
+        args.inputs,
         args.source,
         args.target,
-        mask,
+        args.mask,
         args.feather,
         args.fidelity,
         args.iterations,
@@ -328,9 +317,9 @@ def _latent_edit_arguments(parser: argparse.ArgumentParser) -> None:
 def _latent_edit_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Job:
     from analysis.edit import latent_edit_job
 
-    shown, scales = _files(args.inputs), (args.scale_text, args.scale_image)
+    scales = args.scale_text, args.scale_image
     return latent_edit_job(
-        vd, shown, args.remove, args.add, args.strength, args.rank, scales, options
+        vd, args.inputs, args.remove, args.add, args.strength, args.rank, scales, options
     )
 
 

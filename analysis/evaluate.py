@@ -37,6 +37,7 @@ from scenes.judge import JUDGE_FOLDER
 
 OUT = Path("output")
 FOLDER = "evaluation"
+EXAMPLE = "python -m analysis evaluate --model vd-mini --n 500 --seed 7 --json"
 _AT_MOST = {
     "sweep_n": "inputs of every run of a sweep, at most",
     "search_n": "pictures to search among, at most",
@@ -54,6 +55,8 @@ _OF_SUITE = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m analysis evaluate`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"example:\n  {EXAMPLE}"
     default = Settings()
     add = parser.add_argument
     add("--model", default="vd-mini", help="name or path of the model (default: %(default)s)")

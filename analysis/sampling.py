@@ -256,17 +256,17 @@ class Job:
         for step in steps:
             x = step.x
             tick()
-        overflow = FloatingPointError(
-            f"Sampling left the range of {self.vd.dtype} (scale {self.how.scale:g}, "
-            f"{self.how.steps} steps): use float32 (dtype), or a smaller scale."
-        )
-        if not bool(torch.isfinite(x).all()):
-            raise overflow
         finish = None if self.finish is None else partial(_each, self.finish, which)
         try:
+            if not bool(torch.isfinite(x).all()):
+                raise FloatingPointError("The latents are not finite.")
+            # finite ones may still be too large for the decoder
             made = decode(self.vd, self.data, x, self.output, noise, self.temperature, finish)
-        except FloatingPointError as error:  # finite latents, but too large for the decoder
-            raise overflow from error
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"Sampling left the range of {self.vd.dtype} (scale {self.how.scale:g}, "
+                f"{self.how.steps} steps): use float32 (dtype), or a smaller scale."
+            ) from error
         record = {
             **self.shared,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -47,6 +47,7 @@ from analysis.focus import focus
 from lib import keymaps
 from lib.config import COMPONENTS, ModelSpec
 from lib.model import Context, VersatileDiffusion
+from lib.released_config import read_released
 from lib.sampler import ddim, guided
 from lib.weights import build, load
 
@@ -315,7 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=CONFIG, help="sizes of its model (JSON)")
     options = parser.parse_args(arguments)
     try:
-        spec = ModelSpec.from_released(json.loads(options.config.read_text()), "golden")
+        spec = read_released(json.loads(options.config.read_text()), "golden")
         given = load_file(options.file)
     except KeyError as error:
         print(f"{options.config} lacks the size {error}.", file=sys.stderr)

@@ -12,7 +12,7 @@ from lib.config import ModelSpec
 from lib.model import VersatileDiffusion
 from lib.weights import save
 from training import parallel
-from training.loop import write_atomically
+from training.checkpoints import write_atomically
 
 if TYPE_CHECKING:
     from training.loop import Stage

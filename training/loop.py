@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import secrets
 import signal
 import threading
@@ -22,7 +21,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from training import parallel
+from training.checkpoints import changes, fingerprint, resume, save, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
     done = folder / "measured.json"
     if done.exists():
         finished = json.loads(done.read_text())
-        changed = _changes(finished.get("fingerprint", {}), _fingerprint(stage))
+        changed = changes(finished.get("fingerprint", {}), fingerprint(stage))
         longer = recipe.decay == "trapezoid" and recipe.steps > finished["steps"]
         if not changed:
             log.info("%s is finished: %s. Delete it to train again.", stage.name, done)
@@ -230,7 +230,7 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
     )
     ema = Ema(stage.modules, recipe.ema)
     stage.run = secrets.token_hex(6)
-    first, seconds = _resume(folder, stage, optimizer, ema)
+    first, seconds = resume(folder, stage, optimizer, ema)
     started = saved = time.monotonic()
     bf16 = native_bf16(device)
     losses: dict[str, list[float]] = {}
@@ -240,7 +240,7 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
 
     def keep(name: str, step: int) -> None:
         if chief:
-            _save(folder / name, stage, optimizer, ema, step, elapsed())
+            save(folder / name, stage, optimizer, ema, step, elapsed())
 
     log_path = folder / ("log.jsonl" if chief else f"log-{rank}.jsonl")
     steps = range(first, recipe.steps)
@@ -286,13 +286,13 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
     if not chief:
         parallel.wait()
         return {}
-    _save(folder / "checkpoint.pt", stage, optimizer, ema, recipe.steps, seconds)
+    save(folder / "checkpoint.pt", stage, optimizer, ema, recipe.steps, seconds)
     stage.modules.eval()
     with ema.applied(), torch.no_grad():
         measured = stage.measure()
         stage.export(measured, seconds)
     about = {"steps": recipe.steps, "seconds": round(seconds, 1)}
-    about |= {"measured": measured, "fingerprint": _fingerprint(stage)}
+    about |= {"measured": measured, "fingerprint": fingerprint(stage)}
     write_atomically(done, json.dumps(about, indent=2))
     parallel.wait()
     return measured
@@ -303,80 +303,6 @@ def _scale_gradients(modules: nn.ModuleDict, scales: dict[str, float]) -> None:
         if scale != 1:
             grads = [p.grad for p in modules[name].parameters() if p.grad is not None]
             torch._foreach_mul_(grads, scale)
-
-
-def _fingerprint(stage: Stage) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be continued, as plain JSON types."""
-    recipe = asdict(stage.recipe)
-    for free in ("save_every", "log_every"):
-        recipe.pop(free)
-    shapes = {name: list(p.shape) for name, p in stage.modules.named_parameters()}
-    made = {"processes": parallel.world(), "model sizes": shapes, **stage.identity()}
-    return json.loads(json.dumps(recipe | made))
-
-
-def _save(path: Path, stage: Stage, optimizer: Any, ema: Ema, step: int, seconds: float) -> None:
-    state = {
-        "fingerprint": _fingerprint(stage),
-        "run": stage.run,
-        "modules": stage.modules.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "ema": ema.shadow,
-        "step": step,
-        "seconds": seconds,
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _resume(folder: Path, stage: Stage, optimizer: Any, ema: Ema) -> tuple[int, float]:
-    """Take up the last checkpoint, or the one before the cooldown if the recipe was prolonged."""
-    for path in (folder / "checkpoint.pt", folder / "stable.pt"):
-        if not path.exists():
-            continue
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-            made, step = state["fingerprint"], state["step"]
-        except Exception as error:
-            raise ValueError(
-                f"{path} is no checkpoint of this program ({error!r}): delete it to start this "
-                "stage again."
-            ) from error
-        changed = _changes(made, _fingerprint(stage))
-        if changed == ["steps"] and step <= _stable_until(made):
-            changed = []
-        if not changed:
-            stage.run = state["run"]
-            stage.modules.load_state_dict(state["modules"])
-            optimizer.load_state_dict(state["optimizer"])
-            for shadow, value in zip(ema.shadow, state["ema"], strict=True):
-                shadow.copy_(value)
-            return step, state["seconds"]
-        refused = f"{path} was made with other {', '.join(changed)}"
-        if changed != ["steps"]:
-            raise ValueError(f"{refused}: use what it was made with, or another run folder.")
-    if (folder / "checkpoint.pt").exists():
-        raise ValueError(
-            f"{refused}: only a trapezoid can be prolonged; use the old number of steps to go on, "
-            "or another run folder to start again."
-        )
-    return 0, 0.0
-
-
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
-
-
-def _stable_until(recipe: dict[str, Any]) -> int:
-    """The step up to which a recipe's learning rate does not know when it will end."""
-    if recipe["decay"] != "trapezoid":
-        return -1
-    return round(recipe["steps"] * (1 - recipe["cooldown"]))
 
 
 @contextmanager
@@ -416,10 +342,3 @@ def _log_file(path: Path, keep_below: int) -> Iterator[Any]:
             file.flush()
 
         yield write
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one move, so that nobody ever reads half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)

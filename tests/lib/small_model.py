@@ -8,12 +8,13 @@ import torch
 from safetensors.torch import save_file
 
 from lib import keymaps
-from lib.config import COMPONENTS, ModelSpec
+from lib.config import COMPONENTS
 from lib.model import VersatileDiffusion
+from lib.released_config import read_released
 from tests import golden
 
 CONFIG = Path(__file__).parents[1] / "data" / "other_config.json"
-SPEC = ModelSpec.from_released(json.loads(CONFIG.read_text()), "other")
+SPEC = read_released(json.loads(CONFIG.read_text()), "other")
 
 
 @cache

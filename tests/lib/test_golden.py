@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib.config import ModelSpec
+from lib.released_config import read_released
 from tests import golden
 
 DATA = Path(__file__).parents[1] / "data"
@@ -17,7 +18,7 @@ OTHER = DATA / "other_config.json"
 
 
 def spec_of(path: Path) -> ModelSpec:
-    return ModelSpec.from_released(json.loads(path.read_text()))
+    return read_released(json.loads(path.read_text()))
 
 
 # ---------------------------------------------------------------------- the given file

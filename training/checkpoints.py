@@ -1,0 +1,106 @@
+"""Checkpoints of a training, and what they have to agree on to be continued."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from training import parallel
+
+if TYPE_CHECKING:
+    from training.loop import Ema, Stage
+
+
+def fingerprint(stage: Stage) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be continued, as plain JSON types."""
+    recipe = asdict(stage.recipe)
+    for free in ("save_every", "log_every"):
+        recipe.pop(free)
+    shapes = {name: list(p.shape) for name, p in stage.modules.named_parameters()}
+    made = {"processes": parallel.world(), "model sizes": shapes, **stage.identity()}
+    return json.loads(json.dumps(recipe | made))
+
+
+def save(path: Path, stage: Stage, optimizer: Any, ema: Ema, step: int, seconds: float) -> None:
+    """Write a checkpoint, whole or not at all."""
+    state = {
+        "fingerprint": fingerprint(stage),
+        "run": stage.run,
+        "modules": stage.modules.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "ema": ema.shadow,
+        "step": step,
+        "seconds": seconds,
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def resume(folder: Path, stage: Stage, optimizer: Any, ema: Ema) -> tuple[int, float]:
+    """Take up the last checkpoint, or the one before the cooldown if the recipe was prolonged.
+
+    Returns:
+        Step and seconds to go on from; 0 and 0 without a checkpoint.
+
+    Raises:
+        ValueError: a checkpoint that is damaged, or of another recipe, model or data.
+    """
+    for path in (folder / "checkpoint.pt", folder / "stable.pt"):
+        if not path.exists():
+            continue
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            made, step = state["fingerprint"], state["step"]
+        except Exception as error:
+            raise ValueError(
+                f"{path} is no checkpoint of this program ({error!r}): delete it to start this "
+                "stage again."
+            ) from error
+        changed = changes(made, fingerprint(stage))
+        if changed == ["steps"] and step <= _stable_until(made):
+            changed = []
+        if not changed:
+            stage.run = state["run"]
+            stage.modules.load_state_dict(state["modules"])
+            optimizer.load_state_dict(state["optimizer"])
+            for shadow, value in zip(ema.shadow, state["ema"], strict=True):
+                shadow.copy_(value)
+            return step, state["seconds"]
+        refused = f"{path} was made with other {', '.join(changed)}"
+        if changed != ["steps"]:
+            raise ValueError(f"{refused}: use what it was made with, or another run folder.")
+    if (folder / "checkpoint.pt").exists():
+        raise ValueError(
+            f"{refused}: only a trapezoid can be prolonged; use the old number of steps to go on, "
+            "or another run folder to start again."
+        )
+    return 0, 0.0
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Names of what two fingerprints do not agree on."""
+    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+
+
+def _stable_until(recipe: dict[str, Any]) -> int:
+    """The step up to which a recipe's learning rate does not know when it will end."""
+    if recipe["decay"] != "trapezoid":
+        return -1
+    return round(recipe["steps"] * (1 - recipe["cooldown"]))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file in one move, so that nobody ever reads half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
