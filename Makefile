@@ -36,7 +36,7 @@ evaluate: $(READY)
 		--sweep-scale 1,1.5,2,3,5 --sweep-fidelity 0,0.25,0.5,0.75 \
 		--search-n 1000 --caption-n 500 | tee /dev/stderr | grep 'report.json$$') && \
 	effects=$$($(MEASURE) --n 100 --suite applications | tee /dev/stderr | grep 'report.json$$') && \
-	$(BIN)/python -m analysis.publish $$flows $$effects
+	$(BIN)/python -m analysis.measure.publish $$flows $$effects
 
 # the notebook as it is committed, with its outputs, and the figures that the README shows of it
 SHOWN := four-flows readability guidance-over-time
@@ -90,7 +90,7 @@ pictures: $(READY)
 		"a dotted picture of a large black heart on a cream background" \
 		"a striped picture of a small red star on a white background"
 	for mode in t2i i2i i2t t2t focus dual describe blend edit latent-edit interpolate; do \
-		$(BIN)/python -m analysis.mode_sheets output/pictures/$$mode assets/pictures \
+		$(BIN)/python -m analysis.results.mode_sheets output/pictures/$$mode assets/pictures \
 			assets/modes/$$mode.png || exit 1; \
 	done
 	$(BIN)/python -m analysis search index output/pictures/i2i --out output/pictures

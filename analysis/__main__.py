@@ -37,9 +37,9 @@ from analysis.commands import APPLICATIONS, open_files, options_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from analysis.batch import Saved
-    from analysis.sampling import Job
-    from analysis.series import Series
+    from analysis.modes.batch import Saved
+    from analysis.modes.sampling import Job
+    from analysis.modes.series import Series
 
 PROG = "python -m analysis"
 
@@ -88,10 +88,10 @@ FLOWS = {
 }
 
 ELSEWHERE = {
-    "evaluate": ("analysis.evaluate", "measure a model on scenes"),
-    "search": ("analysis.search_cli", "find pictures by text, picture, or a mix of both"),
-    "caption": ("analysis.caption_cli", "caption the pictures of a folder"),
-    "gallery": ("analysis.gallery", "write a page to compare results on"),
+    "evaluate": ("analysis.measure.evaluate", "measure a model on scenes"),
+    "search": ("analysis.folders.search_cli", "find pictures by text, picture, or a mix of both"),
+    "caption": ("analysis.folders.caption_cli", "caption the pictures of a folder"),
+    "gallery": ("analysis.results.gallery", "write a page to compare results on"),
 }
 """Commands that have a module of their own, with `add_arguments(parser)` and `run(args)`."""
 
@@ -162,10 +162,10 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
 
 def run_flow(args: argparse.Namespace) -> int:
     """One of the four flows: check the inputs, load what is needed, make, save, tell."""
-    from analysis.flows import flow_job
-    from analysis.given_tensors import read_context, read_latents
-    from analysis.inputs import picture_files, pictures, texts
-    from analysis.outputs import prepare
+    from analysis.modes.flows import flow_job
+    from analysis.modes.given_tensors import read_context, read_latents
+    from analysis.modes.inputs import picture_files, pictures, texts
+    from analysis.results.outputs import prepare
 
     flow = FLOWS[args.command]
     inputs: list[Any] | None = None
@@ -207,7 +207,7 @@ def run_flow(args: argparse.Namespace) -> int:
 
 def run_application(args: argparse.Namespace) -> int:
     """One of the applications: load what is needed, check the inputs, make, save, tell."""
-    from analysis.outputs import prepare
+    from analysis.results.outputs import prepare
 
     application = APPLICATIONS[args.command]
     open_files(args)
@@ -229,7 +229,7 @@ def load_model(
     """The model of the common options, with the components of its flows and `extra` ones."""
     import torch
 
-    from lib.weights import load
+    from lib.checkpoints.weights import load
 
     logging.basicConfig(
         level=logging.ERROR if args.quiet else logging.WARNING, format="warning: %(message)s"
@@ -247,7 +247,7 @@ def load_model(
 
 def run_job(job: Job | Series, args: argparse.Namespace) -> int:
     """Make a job's samples, save them, and tell: paths, or one JSON document."""
-    from analysis.batch import make, save_sheet
+    from analysis.modes.batch import make, save_sheet
 
     kind = getattr(args, "film", None)
     if args.output != "pil" and (args.sheet or kind):
@@ -270,7 +270,7 @@ def run_job(job: Job | Series, args: argparse.Namespace) -> int:
         if args.sheet and job.data == "image":
             sheet = save_sheet(told, args.out)
         if kind:
-            from analysis.films import save_film
+            from analysis.results.films import save_film
 
             film = save_film(told, args.out, kind=kind)
     except (KeyboardInterrupt, OSError) as error:

@@ -66,7 +66,7 @@ def context_argument(parser: argparse.ArgumentParser, option: str, instead: str)
 
 
 def color_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of a colour match (`analysis.color`)."""
+    """Options of a colour match (`analysis.modes.color`)."""
     parser.add_argument(
         "--color-match",
         type=number(float, 0, 1),

@@ -18,9 +18,9 @@ from analysis.arguments import (
 )
 
 if TYPE_CHECKING:
-    from analysis.applications import Options
-    from analysis.sampling import Job
-    from analysis.series import Series
+    from analysis.modes.applications import Options
+    from analysis.modes.sampling import Job
+    from analysis.modes.series import Series
     from lib.model import VersatileDiffusion
 
 
@@ -47,8 +47,8 @@ class Application:
 
 def options_of(args: argparse.Namespace, makes: str = "image") -> Options:
     """The options that all applications have in common; `makes` says what latents are of."""
-    from analysis.applications import Options
-    from analysis.given_tensors import read_latents
+    from analysis.modes.applications import Options
+    from analysis.modes.given_tensors import read_latents
 
     return Options(
         n=args.n,
@@ -76,8 +76,8 @@ def open_files(args: argparse.Namespace) -> None:
         ValueError: a file that is missing, damaged, or not what it should be; or both or neither of
             things of which one is needed.
     """
-    from analysis.given_tensors import read_context
-    from analysis.inputs import Picture, picture_files, pictures
+    from analysis.modes.given_tensors import read_context
+    from analysis.modes.inputs import Picture, picture_files, pictures
 
     named = vars(args)
     if named.get("inputs"):
@@ -148,7 +148,7 @@ def _describe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _dual_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Series:
-    from analysis.mix import dual_job
+    from analysis.modes.mix import dual_job
 
     scales = args.scale_text, args.scale_image
     return dual_job(vd, args.command, args.inputs, args.text, args.strength, *scales, options)
@@ -178,7 +178,7 @@ def _focus_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _focus_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Job:
-    from analysis.variation import focus_job
+    from analysis.modes.variation import focus_job
 
     scheme = "first_release" if args.first_release else "focus"
     color = args.color_match, args.color_method
@@ -212,7 +212,7 @@ def _blend_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _blend_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Job:
-    from analysis.mix import blend_job
+    from analysis.modes.mix import blend_job
 
     scales = args.scale_text, args.scale_image
     mix = args.weights, args.focus, args.masks, args.strength
@@ -235,8 +235,8 @@ def _interpolate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _interpolate_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Job:
-    from analysis.films import check_film
-    from analysis.interpolate import interpolate_job
+    from analysis.modes.interpolate import interpolate_job
+    from analysis.results.films import check_film
 
     if args.film and args.makes == "text":
         raise ValueError("--film is for pictures: leave it out, or choose --makes image.")
@@ -247,7 +247,7 @@ def _interpolate_job(vd: VersatileDiffusion, args: argparse.Namespace, options: 
 
 
 def _interpolate_needs(args: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]]:
-    from analysis.interpolate import kind_of
+    from analysis.modes.interpolate import kind_of
 
     # both are looked at: a text that is a picture's file is refused before a model is loaded
     kinds = [kind_of(end) for end in (args.first, args.second) if end is not None]
@@ -283,7 +283,7 @@ def _edit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _edit_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Job:
-    from analysis.edit import edit_job
+    from analysis.modes.edit import edit_job
 
     return edit_job(
         vd,
@@ -315,7 +315,7 @@ def _latent_edit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _latent_edit_job(vd: VersatileDiffusion, args: argparse.Namespace, options: Options) -> Job:
-    from analysis.edit import latent_edit_job
+    from analysis.modes.edit import latent_edit_job
 
     scales = args.scale_text, args.scale_image
     return latent_edit_job(

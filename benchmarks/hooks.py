@@ -5,7 +5,7 @@
 The same model samples the same picture, in turns of changing order within one process, so that
 whatever else the machine does falls on all of them:
 
-    none      every module that `analysis.trace` hooks runs its `forward` directly: what is called
+    none      every module that `analysis.inside.trace` hooks runs its `forward` directly: what is called
               there is no `torch.nn.Module.__call__`, which looks for hooks, any more
     off       as the model is, after a recording that has ended
     on        during a recording of cross-attention and activations
@@ -27,10 +27,10 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from analysis.flows import flow_job
-from analysis.trace import trace
+from analysis.inside.trace import trace
+from analysis.modes.flows import flow_job
+from lib.checkpoints.weights import load
 from lib.model import VersatileDiffusion
-from lib.weights import load
 
 PROMPT = "a large red circle above a small blue square"
 

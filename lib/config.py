@@ -2,7 +2,7 @@
 
 `VD_FOUR_FLOW_V1_0` writes the released model down once; `VD_MINI` is derived from it with
 `dataclasses.replace`. A spec turns into plain JSON and back (`to_dict`, `from_dict`);
-`lib.released_config` reads it from the names that the released configuration uses.
+`lib.checkpoints.released_config` reads it from the names that the released configuration uses.
 """
 
 from __future__ import annotations
@@ -93,9 +93,11 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class KLConfig:
-    """The image VAE (`kl-f8`): f = 2 ** (len(ch_mult) - 1), z_channels latent channels.
+    """The image VAE (`kl-f8`): f = patch * 2 ** (len(ch_mult) - 1), z_channels latent channels.
 
-    `scale` brings latents to about unit variance: the diffuser sees `scale * z`.
+    `scale` brings latents to about unit variance: the diffuser sees `scale * z`. `patch` pixels a
+    side are read and written as channels of one position (1 in the released model): a small VAE
+    then spends its convolutions where they are wide enough to be fast.
     """
 
     ch: int = 128
@@ -105,11 +107,12 @@ class KLConfig:
     embed_dim: int = 4
     norm_groups: int = 32
     scale: float = 0.18215
+    patch: int = 1
 
     @property
     def factor(self) -> int:
         """Pixels per latent position along one side."""
-        return 2 ** (len(self.ch_mult) - 1)
+        return self.patch * 2 ** (len(self.ch_mult) - 1)
 
 
 @dataclass(frozen=True)
@@ -353,3 +356,20 @@ VD_MINI = replace(
 
 Vocabulary sizes and latent scales are settled by training and stand in its `config.json`.
 """
+
+VD_EMOJI = replace(
+    VD_MINI,
+    name="vd-emoji",
+    unet=replace(VD_MINI.unet, image_channels=16),
+    image_vae=KLConfig(
+        ch=128,
+        ch_mult=(1, 1),
+        num_res_blocks=2,
+        z_channels=16,
+        embed_dim=16,
+        norm_groups=16,
+        scale=1.0,
+        patch=4,
+    ),
+)
+"""The model this repository trains from nothing on drawings of 64 x 64 pixels by eight artists."""

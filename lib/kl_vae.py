@@ -119,7 +119,8 @@ class KLEncoder(nn.Module):
         groups = config.norm_groups
         widths = [config.ch * mult for mult in config.ch_mult]
         last = len(widths) - 1
-        self.conv_in = nn.Conv2d(3, config.ch, 3, padding=1)
+        self.patch = config.patch
+        self.conv_in = nn.Conv2d(3 * config.patch**2, config.ch, 3, padding=1)
         self.down = nn.ModuleList()
         width = config.ch
         for level, out in enumerate(widths):
@@ -138,7 +139,7 @@ class KLEncoder(nn.Module):
 
         The log-variance is clamped to [-30, 20], as the released code does.
         """
-        h = self.conv_in(2 * images - 1)
+        h = self.conv_in(F.pixel_unshuffle(2 * images - 1, self.patch))
         for level in self.down:
             h = level(h)
         h = self.conv_out(F.silu(self.norm_out(self.mid(h))))
@@ -166,14 +167,16 @@ class KLDecoder(nn.Module):
         # stored finest first, as the released checkpoint numbers them; run coarsest first
         self.up = nn.ModuleList(reversed(levels))
         self.norm_out = nn.GroupNorm(groups, width, eps=1e-6)
-        self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
+        self.patch = config.patch
+        self.conv_out = nn.Conv2d(width, 3 * config.patch**2, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         """Unscaled latents (B, C, h, w) -> images (B, 3, f h, f w), about [0, 1], not clamped."""
         h = self.mid(self.conv_in(self.post_quant_conv(z)))
         for level in reversed(self.up):
             h = level(h)
-        return (self.conv_out(F.silu(self.norm_out(h))) + 1) / 2
+        out = self.conv_out(F.silu(self.norm_out(h)))
+        return (F.pixel_shuffle(out, self.patch) + 1) / 2
 
     def decode(self, z: Tensor) -> Tensor:
         """`clamp((y + 1) / 2, 0, 1)`: the picture itself."""

@@ -74,7 +74,7 @@ class VersatileDiffusion(nn.Module):
         tokenizers: the three vocabularies; needed for texts only.
 
     Example:
-        >>> vd = load("vd-mini")                                            # lib.weights.load
+        >>> vd = load("vd-mini")                                            # lib.checkpoints.weights.load
         >>> context = vd.text_context(["a red circle on a white background"])
         >>> x_T = SampleNoise([20]).normal(vd.latent_shape("image"))
         >>> eps = vd.guided([(context, 1.0)], "image", scale=3.0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lib.checkpoints.weights import build, load, save
 from lib.config import (
     COMPONENTS,
     ClipConfig,
@@ -19,7 +20,6 @@ from lib.config import (
 )
 from lib.model import VersatileDiffusion
 from lib.tokenizers import load_tokenizers
-from lib.weights import build, load, save
 from training.tokenizers import train_tokenizers
 
 CAPTIONS = [

@@ -4,7 +4,7 @@
 
 FILE holds inputs, and what the authors' code made of them. The model's weights are a recipe (see
 `recipe`): this tool writes them as a checkpoint in the official layout, with keys taken from the
-model's own structure, loads it through `lib.weights.load` like any other, and recomputes every
+model's own structure, loads it through `lib.checkpoints.weights.load` like any other, and recomputes every
 entry. What is computed follows from an entry's name:
 
     eps.{data}_from_{context}                     one noise prediction
@@ -43,15 +43,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from analysis.focus import focus
-from lib import keymaps
+from analysis.modes.focus import focus
+from lib.checkpoints import keymaps
+from lib.checkpoints.released_config import read_released
+from lib.checkpoints.weights import build, load
 from lib.config import COMPONENTS, ModelSpec
 from lib.model import Context, VersatileDiffusion
-from lib.released_config import read_released
 from lib.sampler import ddim, guided
-from lib.weights import build, load
 
-CONFIG = Path(__file__).parent / "data" / "tiny_config.json"
+CONFIG = Path(__file__).parent / "fixtures" / "tiny_config.json"
 TOLERANCE = 1e-4
 RANK_TOLERANCE = 2e-3
 SCALES = {"text": 7.5, "image": 3.0}

@@ -16,19 +16,19 @@ import torch
 from PIL import Image
 
 from analysis import __main__ as analysis_cli
-from analysis import publish
 from analysis.commands import APPLICATIONS
-from analysis.fingerprints import fingerprint
-from analysis.mode_sheets import RECORDS
-from analysis.outputs import read_record
+from analysis.measure import publish
+from analysis.results.mode_sheets import RECORDS
+from analysis.results.outputs import read_record
+from data.scenes.captions import parse
+from data.scenes.draw import render
+from data.scenes.judge import JUDGE_FOLDER
+from data.scenes.world import COLORS, SHAPES, SIZES, is_test
+from lib.checkpoints.hub import MAIN_FILES, SOURCES
+from lib.checkpoints.sources import read_spec
+from lib.checkpoints.weights import build, load
 from lib.config import FLOWS, VD_FOUR_FLOW_V1_0, components_for
-from lib.hub import MAIN_FILES, SOURCES
-from lib.sources import read_spec
-from lib.weights import build, load
-from scenes.captions import parse
-from scenes.draw import render
-from scenes.judge import JUDGE_FOLDER
-from scenes.world import COLORS, SHAPES, SIZES, is_test
+from lib.fingerprints import fingerprint
 from tests import golden
 from training import __main__ as training_cli
 from training import stages
@@ -113,7 +113,7 @@ def test_a_shown_command_is_one_that_exists(line, monkeypatch):
         args = analysis_cli.build_parser(arguments[0]).parse_args(arguments)
         inputs = getattr(args, "inputs", [])
         assert all((ROOT / path).exists() for path in inputs if args.command in ("i2i", "i2t"))
-    elif module == "analysis.publish":
+    elif module == "analysis.measure.publish":
         publish.build_parser().parse_args(arguments)
     elif module == "training":
         asked = []
@@ -202,7 +202,7 @@ def test_the_official_files_are_listed():
 
 
 def test_published_numbers_are_those_of_the_report_and_of_the_weights():
-    """If this fails: evaluate the model again, and `python -m analysis.publish REPORT`."""
+    """If this fails: evaluate the model again, and `python -m analysis.measure.publish REPORT`."""
     made = publish.collected((), MODEL)
     expected = publish.texts(made, read_spec(MODEL), MODEL, ROOT / "README.md", JUDGE_FOLDER)
     for path, text in expected.items():

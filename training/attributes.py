@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scenes.world import ATTRIBUTE_VALUES as VALUES
+from data.scenes.world import ATTRIBUTE_VALUES as VALUES
 
 
 def targets(attributes: Sequence[Mapping]) -> Tensor:

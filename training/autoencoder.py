@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from lib.config import ModelSpec
 from lib.kl_vae import KLDecoder, KLEncoder, kl_to_standard_normal, sample_posterior
-from scenes.world import split
-from training.data import Pool, render_pairs, to_tensor
+from training.data import Samples
 from training.export import export
 from training.loop import Recipe, Stage
 
@@ -29,6 +28,7 @@ RECIPES = (
 )
 BETA = 1e-7
 L1 = 0.1
+RECOLORED = 1 / 3
 
 
 class AutoencoderStage(Stage):
@@ -36,8 +36,16 @@ class AutoencoderStage(Stage):
 
     name = "autoencoder"
 
-    def __init__(self, spec: ModelSpec, pool: Pool, out: Path, recipe: Recipe = RECIPES[0]) -> None:
-        self.spec, self.pool, self.out, self.recipe = spec, pool, out, recipe
+    def __init__(
+        self,
+        spec: ModelSpec,
+        samples: Samples,
+        validation: Samples,
+        out: Path,
+        recipe: Recipe = RECIPES[0],
+    ) -> None:
+        self.spec, self.pool, self.validation = spec, samples, validation
+        self.out, self.recipe = out, recipe
         torch.manual_seed(recipe.seed)
         self.modules = nn.ModuleDict(
             {
@@ -56,7 +64,7 @@ class AutoencoderStage(Stage):
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Reconstruction of a posterior sample, plus the small KL term."""
         indices = rng.integers(len(self.pool), size=self.recipe.batch)
-        images = self.pool.pictures(indices, rng.integers(2, size=len(indices))).to(self.device)
+        images = recolored(self.pool.pictures(indices, rng), rng).to(self.device)
         mean, logvar = self.modules["image_encoder"](images)
         z = sample_posterior(mean, logvar, torch.randn_like(mean))
         out = self.modules["image_decoder"](z).float()
@@ -67,8 +75,9 @@ class AutoencoderStage(Stage):
         return reconstruction + BETA * kl, {"mse": error.square().mean().item(), "kl": kl.item()}
 
     def measure(self) -> dict[str, float]:
-        """PSNR on renders of the validation split, and the latents' spread."""
-        images = to_tensor(render_pairs(split("validation", 500, seed=1), seed=1)[:, 0])
+        """PSNR on held-out pictures, and the latents' spread."""
+        rng = np.random.default_rng(1)
+        images = self.validation.pictures(range(min(500, len(self.validation))), rng)
         latents, errors = [], []
         for batch in images.to(self.device).split(50):
             mean, _ = self.modules["image_encoder"](batch)
@@ -89,3 +98,16 @@ class AutoencoderStage(Stage):
             return replace(spec, image_vae=replace(spec.image_vae, scale=scale))
 
         export(self, measured, seconds, settle)
+
+
+def recolored(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """A third of the pictures with their colour channels in another order: more colours to learn.
+
+    Args:
+        images: (B, 3, H, W).
+        rng: the step's own stream.
+    """
+    order = np.tile(np.arange(3), (len(images), 1))
+    chosen = rng.random(len(images)) < RECOLORED
+    order[chosen] = rng.permuted(order[chosen], axis=1)
+    return images.gather(1, torch.from_numpy(order)[:, :, None, None].expand_as(images))

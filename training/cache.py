@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.scenes.captions import write
 from lib.model import VersatileDiffusion
-from scenes.captions import write
 from training.data import RENDERS, Pool
 from training.loop import native_bf16
 

@@ -31,13 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.clip import ClipText, ClipVision, preprocess_images
-from lib.config import ModelSpec
-from lib.ops import attention
-from lib.tokenizers import Tokenizers
-from scenes.captions import read_attributes, write
-from scenes.draw import BACKGROUND_RGB, layout, render
-from scenes.world import (
+from data.scenes.captions import read_attributes, write
+from data.scenes.draw import BACKGROUND_RGB, layout, render
+from data.scenes.world import (
     BACKGROUNDS,
     COLORS,
     SHAPES,
@@ -47,6 +43,10 @@ from scenes.world import (
     is_training,
     split,
 )
+from lib.clip import ClipText, ClipVision, preprocess_images
+from lib.config import ModelSpec
+from lib.ops import attention
+from lib.tokenizers import Tokenizers
 from training.attributes import VALUES, read_loss, targets
 from training.data import Pool, render_pairs, to_tensor
 from training.export import export

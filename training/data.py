@@ -14,19 +14,41 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scenes.captions import write
-from scenes.draw import render
-from scenes.world import Scene, sample_scene
+from data.scenes.captions import write
+from data.scenes.draw import render
+from data.scenes.world import Scene, sample_scene
 
 log = logging.getLogger(__name__)
 
 RENDERS = 2
+
+
+class Samples(Protocol):
+    """What a stage trains on: captioned pictures by number, varied anew each time they are asked.
+
+    Everything random follows from the given generator, so a step sees the same after a restart.
+    """
+
+    def __len__(self) -> int: ...
+
+    def identity(self) -> dict[str, Any]:
+        """What the samples depend on, as plain JSON types."""
+
+    def pictures(self, indices: Sequence[int], rng: np.random.Generator) -> Tensor:
+        """(B, 3, H, W) float32 in [0, 1]."""
+
+    def captions(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
+        """What conditions: a caption each, in any words, told whole or in part."""
+
+    def targets(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
+        """What the text column learns to write: a caption each that tells all."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.checkpoints.weights import save
 from lib.config import ModelSpec
 from lib.model import VersatileDiffusion
-from lib.weights import save
 from training import parallel
 from training.checkpoints import write_atomically
 

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.scenes.world import split
 from lib.config import FLOWS, ModelSpec
 from lib.model import Context, VersatileDiffusion
 from lib.unet import ContextColumn, DataColumn, TimeEmbed
-from scenes.world import split
 from training.cache import CAPTIONS, TARGETS, Cache, build
 from training.data import RENDERS, Pool, render_pairs
 from training.export import export

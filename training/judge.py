@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scenes.draw import render_batch
-from scenes.judge import Judge, encode_targets, measure, save_judge
-from scenes.world import Scene, is_test, is_validation, sample_scene, split
+from data.scenes.draw import render_batch
+from data.scenes.judge import Judge, encode_targets, measure, save_judge
+from data.scenes.world import Scene, is_test, is_validation, sample_scene, split
 from training.data import to_tensor
 from training.export import record
 from training.loop import Recipe, Stage
@@ -25,7 +25,7 @@ RECIPES = (Recipe(steps=1500, batch=64, lr=2e-3, warmup=50, decay="linear", ema=
 
 
 class JudgeStage(Stage):
-    """Trains `scenes.judge.Judge`."""
+    """Trains `data.scenes.judge.Judge`."""
 
     name = "judge"
 

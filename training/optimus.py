@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.scenes.captions import read_attributes, write
+from data.scenes.world import split
 from lib.config import ModelSpec
 from lib.kl_vae import kl_to_standard_normal, sample_posterior
 from lib.optimus import OptimusDecoder, OptimusEncoder
 from lib.tokenizers import Tokenizers
-from scenes.captions import read_attributes, write
-from scenes.world import split
 from training.attributes import VALUES, read_loss, targets
 from training.data import Pool
 from training.export import export

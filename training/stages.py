@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from lib.checkpoints.weights import load
 from lib.config import COMPONENTS, VD_MINI
-from lib.weights import load
 from training import autoencoder, clip, flows, judge, optimus, parallel
 from training.cache import ENCODERS, build
 from training.data import pool

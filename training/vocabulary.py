@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data.scenes.captions import write
+from data.scenes.world import sample_scene
 from lib.config import ModelSpec
 from lib.tokenizers import Tokenizers, load_tokenizers
-from scenes.captions import write
-from scenes.world import sample_scene
 from training.tokenizers import train_tokenizers
 
 CORPUS = 20_000  # captions: every word and every wording of the world many times

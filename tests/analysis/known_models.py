@@ -9,16 +9,16 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from analysis.caption_formats import Candidate
-from analysis.protocol import Settings
-from analysis.scenes_suite import evaluate_scenes
+from analysis.folders.caption_formats import Candidate
+from analysis.measure.protocol import Settings
+from analysis.measure.scenes_suite import evaluate_scenes
+from data.scenes.captions import canonical_caption, parse, write
+from data.scenes.draw import render
+from data.scenes.judge import Reading
+from data.scenes.world import COLORS, Scene, Thing
 from lib.config import VD_MINI
 from lib.images import to_tensor
 from lib.schedule import NoiseSchedule
-from scenes.captions import canonical_caption, parse, write
-from scenes.draw import render
-from scenes.judge import Reading
-from scenes.world import COLORS, Scene, Thing
 
 SMALL = Settings(n=12, seed=3, licence_n=8, batch=5, t2t_pairs=7, caption_n=6)
 RED, BLUE = Thing("large", "red", "circle"), Thing("small", "blue", "square")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis import caption as captioning
+from analysis.folders import caption as captioning
 from lib.model import VersatileDiffusion
 from tests.conftest import drawing
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from analysis.outputs import Result, save
+from analysis.results.outputs import Result, save
 
 HOSTILE = (
     "</script><script>window.struck = 1</script><img src=x onerror='window.struck = 1'> \"'&amp; "

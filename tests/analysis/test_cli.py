@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from analysis import __main__ as cli
-from analysis import files, sampling
-from analysis.outputs import read_record
+from analysis.modes import sampling
+from analysis.results.outputs import read_record
+from lib import files
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "a large red circle"

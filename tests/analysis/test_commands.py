@@ -12,12 +12,12 @@ from PIL import Image
 
 from analysis import __main__ as cli
 from analysis.commands import APPLICATIONS
-from analysis.edit import EDIT_SCALE, edit
-from analysis.latents import read
-from analysis.mix import blend, dual_guided
-from analysis.outputs import read_record
+from analysis.modes.edit import EDIT_SCALE, edit
+from analysis.modes.latents import read
+from analysis.modes.mix import blend, dual_guided
+from analysis.results.outputs import read_record
+from tests.analysis.modes.test_mix import same
 from tests.analysis.test_cli import ROOT, run, saved  # noqa: F401  (run is a fixture)
-from tests.analysis.test_mix import same
 from tests.conftest import drawing
 
 TEXT = "a tiny striped star on gray"

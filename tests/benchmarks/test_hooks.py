@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.trace import trace
+from analysis.inside.trace import trace
 from benchmarks import hooks
 
 

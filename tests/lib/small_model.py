@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lib import keymaps
+from lib.checkpoints import keymaps
+from lib.checkpoints.released_config import read_released
 from lib.config import COMPONENTS
 from lib.model import VersatileDiffusion
-from lib.released_config import read_released
 from tests import golden
 
-CONFIG = Path(__file__).parents[1] / "data" / "other_config.json"
+CONFIG = Path(__file__).parents[1] / "fixtures" / "other_config.json"
 SPEC = read_released(json.loads(CONFIG.read_text()), "other")
 
 

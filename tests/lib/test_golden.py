@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lib.checkpoints.released_config import read_released
 from lib.config import ModelSpec
-from lib.released_config import read_released
 from tests import golden
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 OTHER = DATA / "other_config.json"
 
 

@@ -15,13 +15,13 @@ from diffusers.pipelines.deprecated.versatile_diffusion.modeling_text_unet impor
     UNetFlatConditionModel,
 )
 
+from lib.checkpoints.weights import load
 from lib.config import ClipConfig, KLConfig, ModelSpec, OptimusConfig, UNetConfig
 from lib.model import Context
 from lib.noise import SampleNoise
 from lib.sampler import ddim
 from lib.schedule import NoiseSchedule
 from lib.unet import ContextColumn, DataColumn, TimeEmbed, plan, run
-from lib.weights import load
 
 SPEC = ModelSpec(
     name="small",

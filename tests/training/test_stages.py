@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from lib import weights
+from data.scenes.captions import parse, read_attributes
+from data.scenes.draw import layout
+from data.scenes.world import is_training, sample_scene
+from lib.checkpoints import weights
 from lib.config import FLOWS
 from lib.model import VersatileDiffusion
-from scenes.captions import parse, read_attributes
-from scenes.draw import layout
-from scenes.world import is_training, sample_scene
 from training import stages
 from training.__main__ import main
 from training.attributes import VALUES, read_loss, targets

@@ -1,0 +1,205 @@
+"""Measured numbers as JSON, as a table for the terminal, and as Markdown.
+
+Measures are nested dicts with `Estimate`s as leaves; nothing here knows what they mean, so a new
+measure needs no new line. The sections named in `COMPARED` are laid out as comparisons.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from analysis.measure import processes
+from analysis.metrics.statistics import Estimate
+from lib.files import write_atomic
+
+Report = dict[str, Any]
+"""{"protocol": ..., "measures": nested dicts with `Estimate`s}."""
+Draw = Callable[[Mapping[str, Any], Path], Mapping[str, Path]]
+"""Measures and a run's folder -> title and path of each figure that was drawn there."""
+
+COMPARED = {
+    "sweep": ("guidance scales", "scale"),
+    "sweep_steps": ("steps of each sampler", "sampler, steps"),
+    "sweep_fidelity": ("fidelity to the input", "fidelity"),
+}
+"""Sections {flow: {run: measures}} -> what is compared, and head of the column of runs."""
+_UNITS = {"share": "%", "points": "points"}
+_HEAD = ("measure", "value", "95 % interval", "n")
+
+
+def to_json(measures: Any) -> Any:
+    """Nested dicts with every `Estimate` as a dict of plain types."""
+    if isinstance(measures, Estimate):
+        return measures.to_dict()
+    if isinstance(measures, Mapping):
+        return {str(name): to_json(value) for name, value in measures.items()}
+    return measures
+
+
+def dumps(report: Mapping[str, Any]) -> str:
+    """A report as strict JSON (no NaN), with a final line end."""
+    return json.dumps(to_json(report), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def draw_all(measures: Mapping[str, Any], folder: Path) -> Mapping[str, Path]:
+    """All figures that measures give rise to: `analysis.measure.report_figures.draw`."""
+    from analysis import report_figures  # matplotlib is slow to import: for a report only
+
+    return report_figures.draw(measures, folder)
+
+
+def keep(made: Report, folder: Path, draw: Draw | None = draw_all) -> None:
+    """Write a report's files into its run's folder: `report.json`, `report.md`, and figures.
+
+    Of several processes one writes; all wait until it has.
+
+    Args:
+        made: the report.
+        folder: of the run.
+        draw: makes the figures; None for a report without any.
+    """
+    if processes.rank() == 0:
+        write_atomic(folder / "report.json", dumps(made))
+        drawn = {} if draw is None else draw(made["measures"], folder)
+        links = {title: path.relative_to(folder).as_posix() for title, path in drawn.items()}
+        write_atomic(folder / "report.md", to_markdown(made, links))
+    processes.wait()
+
+
+def value_text(estimate: Estimate) -> str:
+    """The number, in a form that suits its kind: "93.2 %", "31.42 dB", "0.87", "-"."""
+    return _with_unit(_digits(estimate, estimate.value), estimate)
+
+
+def interval_text(estimate: Estimate) -> str:
+    """The interval, "90.7 - 95.1 %", or nothing."""
+    if estimate.low is None:
+        return ""
+    between = " to " if estimate.kind == "points" else " - "  # a minus sign may follow
+    ends = between.join(_digits(estimate, end) for end in (estimate.low, estimate.high))
+    return _with_unit(ends, estimate)
+
+
+def _digits(estimate: Estimate, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if estimate.kind == "share":
+        return f"{100 * value:.1f}"
+    if estimate.kind == "points":
+        return f"{100 * value:+.1f}"
+    if estimate.kind == "count":
+        return f"{value:.0f}"
+    if estimate.unit:
+        return f"{value:.2f}"
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.3f}"
+
+
+def _with_unit(text: str, estimate: Estimate) -> str:
+    unit = _UNITS.get(estimate.kind, estimate.unit)
+    return f"{text} {unit}" if unit and text != "-" else text
+
+
+def leaves(measures: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Estimate]]:
+    """(path, estimate) of all leaves in order; a path reads "test / attributes / color1"."""
+    for name, value in measures.items():
+        here = f"{path} / {_label(name)}" if path else _label(name)
+        if isinstance(value, Estimate):
+            yield here, value
+        else:
+            yield from leaves(value, here)
+
+
+def _label(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def tables(measures: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """(title, rows of cells, the head first) of each section."""
+    for title, section in measures.items():
+        if title in COMPARED:
+            compared, head = COMPARED[title]
+            for flow, runs in section.items():
+                yield f"{flow}: {compared}", comparison(runs, head)
+            continue
+        rows = [_HEAD]
+        for path, e in leaves(section):
+            rows.append((path, value_text(e), interval_text(e), str(e.n)))
+        yield title, rows
+
+
+def comparison(
+    runs: Mapping[str, Mapping[str, Estimate]], head: str = "scale"
+) -> list[tuple[str, ...]]:
+    """One row a run, one column a measure; a run may lack a measure."""
+    names = list(dict.fromkeys(name for run in runs.values() for name in run))
+    rows = [(head, *map(_label, names), "n")]
+    for run_name, run in runs.items():
+        cells = [_cell(run[name]) if name in run else "" for name in names]
+        rows.append((str(run_name), *cells, str(max(e.n for e in run.values()))))
+    return rows
+
+
+def _cell(estimate: Estimate) -> str:
+    interval = interval_text(estimate)
+    return f"{value_text(estimate)} ({interval})" if interval else value_text(estimate)
+
+
+def to_text(measures: Mapping[str, Any]) -> str:
+    """Aligned tables for a terminal."""
+    parts = []
+    for title, rows in tables(measures):
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [f"{title}", "-" * (sum(widths) + 2 * len(widths) - 2)]
+        for row in rows:
+            first, *rest = (
+                cell.ljust(w) if i == 0 else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            lines.append("  ".join([first, *rest]).rstrip())
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_markdown(report: Mapping[str, Any], figures: Mapping[str, str] | None = None) -> str:
+    """A whole report: what was measured, figures, every number, and the protocol.
+
+    Args:
+        report: as `keep` takes it.
+        figures: title -> where the picture is, from the report's folder.
+    """
+    protocol = report["protocol"]
+    lines = [f"# Evaluation `{protocol['run']}`", ""]
+    lines += [
+        f"{_sentence(protocol)} Intervals are of 95 %: Wilson's for shares, the normal "
+        "approximation for means, the delta method for ratios, Bonett and Price's for differences "
+        "of shares of the same inputs.",
+        "",
+    ]
+    for title, path in (figures or {}).items():
+        lines += [f"![{title}]({path})", ""]
+    for title, rows in tables(report["measures"]):
+        head, *body = rows
+        lines += [f"## {title}", "", _row(head), _row(["---"] + ["---:"] * (len(head) - 1))]
+        lines += [_row(row) for row in body] + [""]
+    protocol_json = json.dumps(to_json(protocol), indent=2, ensure_ascii=False)
+    lines += ["## Protocol", "", "```json", protocol_json, "```", ""]
+    return "\n".join(lines)
+
+
+def _row(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _sentence(protocol: Mapping[str, Any]) -> str:
+    s, model, sides = protocol["settings"], protocol["model"], protocol["resolution"]
+    return (
+        f"{model['name']} ({model['dtype']}, {model['device']}) on the suite {s['suite']}: "
+        f"n = {s['n']} a flow and split, seed {s['seed']}, {s['sampler']}, {s['steps']} "
+        f"steps, guidance {s['scale_text']:g} for texts and {s['scale_image']:g} for pictures; "
+        f"pictures of {sides['generated']}x{sides['generated']} pixels, read by the model's CLIP "
+        f"at {sides['clip']}x{sides['clip']}; "
+        f"finished {protocol['finished']} after {protocol['seconds']:.0f} s."
+    )

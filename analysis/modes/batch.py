@@ -1,0 +1,90 @@
+"""Many results, safe at any moment: saved as they are made, and not made twice.
+
+A job with given seeds says exactly what it is going to make. What lies in the output folder with
+the same record is passed over, so an interrupted job goes on where it stopped when it is started
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.modes.inputs import open_picture
+from analysis.modes.sampling import Job
+from analysis.results.outputs import OUT, Result, finished, identity, read_record, save, title
+from lib.files import held_interrupts
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One result on disk.
+
+    Attributes:
+        path: the picture or text.
+        record: as it was saved.
+        new: whether it was made just now, or lay there already.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    new: bool
+
+
+def make(
+    job: Job,
+    out: str | Path = OUT,
+    *,
+    again: bool = False,
+    progress: bool = True,
+    report: Callable[[Saved], None] = lambda saved: None,
+) -> None:
+    """Make a job's samples, saving each batch as soon as it is there.
+
+    Args:
+        job: what to make.
+        out: folder; results go to `out/<mode>/`.
+        again: make also what is there already (nothing is overwritten, it gets another number).
+        progress: show a bar.
+        report: called with each result, first those that were there, then each that is saved.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; what was reported is saved.
+        OSError: a result could not be saved; those reported are.
+    """
+    there = {} if again else finished(out, job.mode)
+    todo: list[int] = []
+    for k in range(len(job)):
+        path = there.get(identity(job.record_of(k)))
+        if path is None:
+            todo.append(k)
+        else:
+            report(Saved(path, read_record(path), new=False))
+    for part in job.run(todo, progress) if todo else ():
+        with held_interrupts():
+            for k in range(len(part)):
+                (path,) = save(part[k], out)
+                report(Saved(path, read_record(path), new=True))
+
+
+def save_sheet(saved: Sequence[Saved], out: str | Path = OUT) -> Path:
+    """Put saved pictures on one contact sheet, as a result of its own in `out/sheets/`.
+
+    Args:
+        saved: pictures, at least one.
+        out: folder.
+
+    Raises:
+        ValueError: a picture is no longer there.
+        OSError: the sheet could not be saved.
+    """
+    records = [one.record for one in saved]
+    images = [open_picture(one.path) for one in saved]
+    sheet = Result(records[0]["mode"], {"mode": "", "samples": records}, images).sheet()
+    sample = {"prompt": title(records[0]), "seed": records[0]["seed"]}
+    of = [f"{record['mode']}/{record['file']}" for record in records]
+    record = {"mode": "sheets", "of": of, "samples": [sample]}
+    (path,) = save(Result("sheets", record, [sheet]), out)
+    return path

@@ -1,0 +1,136 @@
+"""Results that hold tensors: read again from disk, and decoded later.
+
+>>> made = text_to_image(vd, "a red circle", n=4, seed=20, output="latents")
+>>> paths = save(made)                                            # output/t2i/..., .safetensors
+>>> pictures = decoded(vd, read(paths))                           # those that "pil" had given
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analysis.modes.decoding import check_output, decode
+from analysis.modes.sampling import default_batch
+from analysis.modes.settings import Sampling
+from analysis.results.outputs import Result, joined, read_record
+from lib.checkpoints.tensor_files import open_tensors
+from lib.fingerprints import fingerprint
+from lib.model import VersatileDiffusion
+from lib.noise import SampleNoise
+from lib.sampler import SAMPLERS
+
+_OF_DISK = ("file", "created", "seconds")
+_FROM_RECORD = ("steps", "scale", "sampler", "eta", "fidelity", "interval", "noise")
+
+
+def read(paths: str | Path | Sequence[str | Path]) -> Result:
+    """Saved tensors or latents as a result again.
+
+    Args:
+        paths: .safetensors files that `analysis.results.outputs.save` wrote, of one mode and output.
+
+    Raises:
+        ValueError: none, a file that holds no result, or results of different kinds.
+    """
+    paths = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    if not paths:
+        raise ValueError("There is no file to read: give the path of at least one.")
+    parts = [_read(path) for path in paths]
+    kinds = {(part.mode, part.record["output"], part.tensors.shape[1:]) for part in parts}
+    if len(kinds) > 1:
+        told = ", ".join(f"{output} of {mode}" for mode, output, _ in sorted(kinds))
+        raise ValueError(f"The files hold {told}, of {len(kinds)} kinds: read each kind by itself.")
+    return joined(parts)
+
+
+def decoded(vd: VersatileDiffusion, result: Result, output: str = "pil") -> Result:
+    """Latents that a mode made, as the pictures or texts that it had made of them.
+
+    Texts are drawn with what is left of each sample's random numbers after sampling, so these are
+    the very texts that the mode gives without `output="latents"`.
+
+    Args:
+        vd: the model that made them, with its decoder.
+        result: with `output="latents"`.
+        output: "pil" or "tensor".
+
+    Returns:
+        The result that the mode gives for that output (up to rounding, as in any batch).
+
+    Raises:
+        ValueError: a result of something else, or of a decoder with other weights.
+    """
+    check_output(output)
+    if result.tensors is None or result.record["output"] != "latents" or output == "latents":
+        raise ValueError(f"{result!r} is decoded from latents to pil or tensor, and from no other.")
+    data = "text" if result.tensors.ndim == 2 else "image"
+    _check_decoder(vd, data, [result.record_of(k) for k in range(len(result))])
+    size, parts = default_batch(vd, data), []
+    for _, alike in groupby(range(len(result)), lambda k: _settings(result.record_of(k))):
+        which = list(alike)
+        for i in range(0, len(which), size):
+            part = which[i : i + size]
+            records = [result.record_of(k) for k in part]
+            temperature = records[0].get("temperature")
+            noise = _after_sampling(vd, records) if data == "text" else None
+            made = decode(vd, data, result.tensors[part], output, noise, temperature)
+            parts.append(Result(result.mode, {"samples": records}, **made))
+    return replace(joined(parts), record={**result.record, "output": output})
+
+
+def _read(path: Path) -> Result:
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} holds no tensors: give a .safetensors file that was saved here.")
+    file, record = open_tensors(path), read_record(path)
+    name = str(record.get("output"))
+    if list(file.shapes) != [name] or "seed" not in record:
+        raise ValueError(f"{path} is not a result that was saved here: its record does not fit it.")
+    sample = {key: value for key, value in record.items() if key not in _OF_DISK}
+    shared = {key: sample.pop(key) for key in ("mode", "output")}
+    return Result(shared["mode"], {**shared, "samples": [sample]}, tensors=file[name][None])
+
+
+def _settings(record: dict[str, Any]) -> list[Any]:
+    """What samples have to share to be decoded together."""
+    return [record.get(key) for key in (*_FROM_RECORD, "temperature", "noise_seed", "noise_batch")]
+
+
+def _check_decoder(vd: VersatileDiffusion, data: str, records: Sequence[dict[str, Any]]) -> None:
+    decoder = f"{data}_decoder"
+    vd.require(decoder)
+    ours = fingerprint(vd.component(decoder))
+    for record in records:
+        theirs = record["model"]["weights"].get(decoder, ours)
+        if theirs != ours:
+            raise ValueError(
+                f"The latents were made for the {decoder} {theirs} of {record['model']['name']}, "
+                f"{vd.spec.name} has {ours}: decode them with the model that made them."
+            )
+
+
+def _after_sampling(vd: VersatileDiffusion, records: Sequence[dict[str, Any]]) -> SampleNoise:
+    """Random numbers of samples, where sampling has left them.
+
+    Sampling is repeated without the model: what is drawn does not depend on what is predicted.
+    """
+    first = records[0]
+    how = Sampling(**{key: first[key] for key in _FROM_RECORD})
+    whole = range(first.get("noise_batch", 0))
+    whole = [first.get("noise_seed", 0) + row for row in whole]
+    noise = how.draws([record["seed"] for record in records], whole, vd.device)
+    x = noise.normal(vd.latent_shape("text"))
+    timesteps = how.timesteps(vd.schedule)
+
+    def nothing(x: Tensor, t: int) -> Tensor:
+        return torch.zeros_like(x)
+
+    for _ in SAMPLERS[how.sampler](nothing, x, vd.schedule, timesteps, eta=how.eta, noise=noise):
+        pass
+    return noise

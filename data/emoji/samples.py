@@ -1,0 +1,163 @@
+"""Drawings as training samples: a drawing on a plain ground, and sentences that name both.
+
+A sample is a drawing and one of `GROUNDS`. Every time it is asked for, it is drawn a little
+differently (mirrored, shifted, scaled) and told in other words, English or French: what a caption
+does not name is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.emoji import Drawings
+
+GROUNDS = {
+    "white": ("blanc", (255, 255, 255)),
+    "cream": ("crème", (253, 243, 215)),
+    "gray": ("gris", (205, 205, 205)),
+    "sky blue": ("bleu ciel", (176, 224, 247)),
+    "mint": ("vert menthe", (190, 235, 205)),
+    "pink": ("rose", (250, 200, 215)),
+    "dark blue": ("bleu nuit", (30, 42, 92)),
+}
+"""Name of a plain background -> its French name and colour."""
+
+CONCRETE = {
+    "animals-nature": (),
+    "food-drink": (),
+    "activities": ("award-medal",),
+    "travel-places": ("place-map", "time"),
+    "objects": ("mail", "office", "book-paper", "sound", "money", "other-object", "writing"),
+    "smileys-emotion": (
+        *("emotion", "face-affection", "face-concerned", "face-hand", "face-neutral-skeptical"),
+        *("face-sleepy", "face-tongue", "face-unwell"),
+    ),
+}
+"""Groups of Unicode that hold things one can point at, with the subgroups that do not."""
+
+LOOK_ALIKE = ("moon", "clock", "kissing", "grinning", "smiling cat")
+"""Words of names that several concepts share which a 64-pixel drawing hardly tells apart."""
+
+MIN_ARTISTS = 7
+MIRROR, SHIFT, SCALE = 0.5, 4, (0.85, 1.0)
+
+
+def concrete(drawings: Drawings) -> Drawings:
+    """Drawings of things that at least seven of the artists drew and that one can tell apart."""
+    drawn = np.bincount(drawings.concept, minlength=len(drawings.concepts))
+    keep = np.array(
+        [
+            drawn[i] >= MIN_ARTISTS
+            and concept.group in CONCRETE
+            and concept.subgroup not in CONCRETE[concept.group]
+            and not any(word in concept.english for word in LOOK_ALIKE)
+            for i, concept in enumerate(drawings.concepts)
+        ]
+    )
+    return drawings.where(keep[drawings.concept])
+
+
+class EmojiSamples:
+    """Drawings times grounds, as training sees them.
+
+    Args:
+        drawings: which drawings.
+        grounds: how many samples of each drawing; the first is on white, the others on grounds of
+            other colours, chosen once by `seed`.
+        seed: what the choice of grounds follows from.
+        jitter: whether pictures are mirrored, shifted and scaled at random.
+    """
+
+    def __init__(
+        self, drawings: Drawings, grounds: int = 3, seed: int = 0, jitter: bool = True
+    ) -> None:
+        self.drawings, self.grounds, self.seed, self.jitter = drawings, grounds, seed, jitter
+        rng = np.random.default_rng((seed, 4))
+        colors = len(GROUNDS) - 1
+        chosen = rng.permuted(np.tile(np.arange(1, colors + 1), (len(drawings), 1)), axis=1)
+        self.ground = np.concatenate([np.zeros((len(drawings), 1), int), chosen], axis=1)[
+            :, :grounds
+        ]
+
+    def __len__(self) -> int:
+        return len(self.drawings) * self.grounds
+
+    def identity(self) -> dict[str, int | str]:
+        """What the samples depend on, as plain JSON types."""
+        return {
+            "data": "emoji",
+            "drawings": len(self.drawings),
+            "grounds": self.grounds,
+            "seed": self.seed,
+        }
+
+    def pictures(self, indices: Sequence[int], rng: np.random.Generator) -> Tensor:
+        """(B, 3, 64, 64) float32 in [0, 1], each jittered anew."""
+        colors = [color for _, color in GROUNDS.values()]
+        out = []
+        for index in indices:
+            row, ground = self._parts(index)
+            image = Image.fromarray(self.drawings.pictures[row])
+            if self.jitter:
+                image = _jittered(image, rng, mirror=not self._sided(row))
+            canvas = Image.new("RGBA", image.size, (*colors[ground], 255))
+            canvas.alpha_composite(image)
+            out.append(np.asarray(canvas.convert("RGB")))
+        return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).float() / 255
+
+    def captions(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
+        """A fresh caption of each sample, as prompts are: English or French, all or part told."""
+        return [self._caption(index, rng, complete=rng.random() < 0.6) for index in indices]
+
+    def targets(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
+        """A fresh caption of each sample that tells all: thing, artist and ground."""
+        return [self._caption(index, rng, complete=True) for index in indices]
+
+    def _parts(self, index: int) -> tuple[int, int]:
+        row, which = divmod(int(index), self.grounds)
+        return row, int(self.ground[row, which])
+
+    def _sided(self, row: int) -> bool:
+        """Whether the name tells left from right."""
+        name = self.drawings.concepts[self.drawings.concept[row]].english
+        return any(word in name for word in ("left", "right"))
+
+    def _caption(self, index: int, rng: np.random.Generator, complete: bool) -> str:
+        from data.emoji.captions import write
+
+        row, ground = self._parts(index)
+        return write(
+            self.drawings.concepts[self.drawings.concept[row]],
+            self.drawings.artists[self.drawings.artist[row]],
+            list(GROUNDS)[ground],
+            rng,
+            complete=complete,
+        )
+
+
+def _jittered(image: Image.Image, rng: np.random.Generator, mirror: bool) -> Image.Image:
+    """Mirrored in half of all cases, up to 15 % smaller, up to 4 pixels off."""
+    side = image.size[0]
+    if mirror and rng.random() < MIRROR:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    scale = rng.uniform(*SCALE)
+    dx, dy = rng.uniform(-SHIFT, SHIFT, size=2)
+    middle = side / 2
+    matrix = (
+        1 / scale,
+        0,
+        middle - (middle + dx) / scale,
+        0,
+        1 / scale,
+        middle - (middle + dy) / scale,
+    )
+    # with colours weighed by coverage, or the transparent surroundings would darken edges
+    turned = image.convert("RGBa").transform(
+        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+    )
+    return turned.convert("RGBA")

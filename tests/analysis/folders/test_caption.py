@@ -1,0 +1,284 @@
+"""Automatic captions on the tiny model: candidates, formats, interruptions, others' files."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from analysis import __main__ as cli
+from analysis.folders.caption import caption, caption_folder, first_seed
+from analysis.folders.caption_files import Ledger, Lines
+from analysis.modes.generate import image_to_text
+from tests.analysis.photo_folders import few_photos, run_batches, texts
+from tests.conftest import drawing
+
+HOW = {"steps": 2, "n": 3, "progress": False}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return few_photos(tmp_path / "photos")
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+
+
+# ---------------------------------------------------------------------- candidates
+
+
+def test_candidates_are_those_of_image_to_text_ranked_by_clip(vd):
+    images, seeds = [drawing(0), drawing(1, (9, 30))], [100, 7]
+    made = caption(vd, images, seeds, n=3, steps=2)
+    for image, seed, candidates in zip(images, seeds, made, strict=True):
+        alone = image_to_text(vd, image, n=3, seed=seed, steps=2, progress=False).texts
+        expected = {seed + k: " ".join(text.split()) for k, text in enumerate(alone)}
+        assert {c.seed: c.text for c in candidates} == expected
+        features = vd.image_features([image])
+        for c in candidates:
+            text = next(t for t in beginnings(c.text) if len(vd.tokenizers.clip(t).input_ids) <= 32)
+            score = float(features[0] @ vd.text_features([text])[0])
+            assert c.score == pytest.approx(score, abs=1e-4)
+        order = [(bool(c.text), c.score) for c in candidates]
+        assert order == sorted(order, reverse=True)
+
+
+def beginnings(text: str) -> Iterator[str]:
+    """A text, and shorter and shorter ones."""
+    words = text.split()
+    while words:
+        yield " ".join(words)
+        words = words[: len(words) * 3 // 4]
+    yield ""
+
+
+def test_empty_captions_come_last_and_long_ones_are_compared_cut(vd, monkeypatch):
+    long = "large red circle " * 40
+    given = iter(["", long, "a  star\n", "", "", ""])
+    monkeypatch.setattr(
+        vd.__class__, "decode_text", lambda *a, **k: [next(given) for _ in range(3)]
+    )
+    ((first, second, third), empty) = caption(vd, [drawing(0), drawing(1)], [0, 9], n=3, steps=1,
+                                              batch_size=3)  # fmt: skip
+    assert {first.text, second.text} == {long.strip(), "a star"}
+    assert (third.text, third.seed) == ("", 0)
+    assert [c.text for c in empty] == ["", "", ""]
+
+
+def test_seeds_depend_on_seed_and_content_alone():
+    digest = hashlib.sha256(b"3 abc").hexdigest()
+    assert first_seed(3, "abc") == int(digest, 16) % 2**32
+    assert first_seed(4, "abc") != first_seed(3, "abc") != first_seed(3, "abd")
+
+
+# ---------------------------------------------------------------------- going on
+
+
+@pytest.mark.parametrize("form", ["sidecar", "jsonl", "csv", "webdataset"])
+def test_interrupted_it_goes_on_to_the_same_result(vd, photos, tmp_path, monkeypatch, form):
+    how = {"form": form, "batch_size": 6, "shard_size": 2, **HOW}
+    caption_folder(vd, photos, tmp_path / "at once", **how)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        run_batches(patch, stop_at=1)
+        with pytest.raises(KeyboardInterrupt):
+            caption_folder(vd, photos, out, **how)
+    assert not (out / "captions.json").exists()
+    if form == "sidecar":
+        assert len(texts(out)) == 2
+    if form == "jsonl":
+        assert len((out / "metadata.jsonl").read_text().splitlines()) == 2
+    if form == "webdataset":
+        assert [p.name for p in out.glob("*.tar")] == ["00000.tar"]
+    with (out / ".caption" / "journal.jsonl").open("a") as file:
+        file.write('{"asked": "torn')
+    if form == "webdataset":
+        (out / ".00001.tar.99.tmp").write_bytes(b"of a killed process")
+    sizes = run_batches(monkeypatch)
+    assert caption_folder(vd, photos, out, **how).new == 4
+    assert sum(sizes) == 3  # the copy again costs nothing
+    results = [files(folder) for folder in (out, tmp_path / "at once")]
+    for result in results:
+        del result["captions.json"]
+    assert results[0] == results[1]
+    assert texts(out) == texts(tmp_path / "at once")
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_an_interrupted_update_keeps_the_rows_of_before(vd, photos, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    caption_folder(vd, photos, out, form="jsonl", **HOW)
+    drawing(30).save(photos / "00.png")
+    with monkeypatch.context() as patch:
+        run_batches(patch, stop_at=0)
+        with pytest.raises(KeyboardInterrupt):
+            caption_folder(vd, photos, out, form="jsonl", **HOW)
+    assert len((out / "metadata.jsonl").read_text().splitlines()) == 6
+
+
+def test_only_what_changed_is_captioned(vd, photos, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    first = caption_folder(vd, photos, out, form="jsonl", **HOW)
+    sizes = run_batches(monkeypatch)
+    assert caption_folder(vd, photos, out, form="jsonl", **HOW).rows == first.rows
+    os.utime(photos / "1.png", ns=(1, 1))
+    os.rename(photos / "2.png", photos / "moved.png")
+    drawing(30).save(photos / "3.png")
+    done = caption_folder(vd, photos, out, form="jsonl", **HOW)
+    assert sizes == [1]
+    assert [row.name for row in done.rows] == [
+        "0.png", "1.png", "3.png", "copy.png", "moved.png", "sub/4.jpg",
+    ]  # fmt: skip
+    assert done.rows[4].candidates == first.rows[2].candidates
+    assert replace(done.rows[1], mtime_ns=0) == replace(first.rows[1], mtime_ns=0)
+
+
+def test_other_settings_replace_our_own_captions(vd, photos, tmp_path):
+    out = tmp_path / "out"
+    first = caption_folder(vd, photos, out, **HOW)
+    done = caption_folder(vd, photos, out, **HOW, seed=1)
+    assert done.new == 6
+    assert texts(out) == {Path(r.name).with_suffix(".txt").as_posix(): f"{r.text}\n"
+                          for r in done.rows}  # fmt: skip
+    again = caption_folder(vd, photos, out, **HOW)  # what was made before is still known
+    assert (again.new, again.rows) == (0, first.rows)
+
+
+# ---------------------------------------------------------------------- other people's files
+
+
+def test_sidecars_of_others_are_left_alone_and_cost_nothing(vd, photos, monkeypatch):
+    (photos / "1.txt").write_text("by hand")
+    sizes = run_batches(monkeypatch)
+    done = caption_folder(vd, photos, photos, **HOW)
+    assert (done.kept, done.new, sum(sizes)) == (["1.png"], 5, 4)
+    (photos / "2.txt").write_text("improved by hand")
+    done = caption_folder(vd, photos, photos, **HOW, seed=1)
+    assert done.kept == ["1.png", "2.png"]
+    assert [(photos / name).read_text() for name in ("1.txt", "2.txt")] == [
+        "by hand",
+        "improved by hand",
+    ]
+    assert done.record["kept"] == ["1.png", "2.png"]
+    done = caption_folder(vd, photos, photos, **HOW, again=True)
+    assert (done.kept, done.new) == ([], 6)
+    assert (photos / "1.txt").read_text() == f"{done.rows[1].text}\n"
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [("jsonl", "metadata.jsonl"), ("csv", "metadata.csv"), ("webdataset", "00007.tar"),
+     ("sidecar", "captions.json")],
+)  # fmt: skip
+def test_files_of_others_are_found_before_the_work(vd, photos, tmp_path, monkeypatch, form, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("somebody's")
+    sizes = run_batches(monkeypatch)
+    with pytest.raises(ValueError, match=r"was not made by this command.*--again"):
+        caption_folder(vd, photos, tmp_path / "out", form=form, **HOW)
+    assert sizes == []
+    assert (tmp_path / "out" / name).read_text() == "somebody's"
+
+
+def test_a_ledger_knows_its_own_after_a_kill_at_any_moment(tmp_path, monkeypatch):
+    (tmp_path / ".caption").mkdir()
+    ledger = Ledger(tmp_path)
+    assert ledger.place("a.txt", b"one")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            ledger.place("a.txt", b"two")
+    assert (tmp_path / "a.txt").read_bytes() == b"one"
+    ledger = Ledger(tmp_path)
+    assert not ledger.foreign("a.txt")
+    assert ledger.place("a.txt", b"three")
+    (tmp_path / "a.txt").write_bytes(b"edited")
+    assert not ledger.place("a.txt", b"four")
+    ledger.remove("a.txt")
+    assert (tmp_path / "a.txt").read_bytes() == b"edited"
+    assert Ledger(tmp_path, again=True).place("a.txt", b"four")
+
+
+def test_lines_survive_a_torn_end_and_damage(tmp_path, caplog):
+    path = tmp_path / "lines"
+    Lines(path).append([{"a": 1}, {"a": 2}])
+    with path.open("ab") as file:
+        file.write(b'no json\n{"a": 3')
+    lines = Lines(path)
+    lines.append([{"a": 4}])
+    assert [row["a"] for row in Lines(path).rows] == [1, 2, 4]
+    assert "damaged" in caplog.text
+
+
+def test_captions_of_another_folder_are_not_mixed_in(vd, photos, tmp_path):
+    out = tmp_path / "out"
+    caption_folder(vd, photos / "sub", out, **HOW)
+    with pytest.raises(ValueError, match=r"holds captions of .*sub: choose another"):
+        caption_folder(vd, photos, out, **HOW)
+
+
+# ---------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def run(model_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        options = ["--model", model_folder, "--steps", 2, "--n", 2, "--device", "cpu"]
+        try:
+            status = cli.main(["caption", *map(str, (*argv, *options))])
+        except SystemExit as error:
+            status = error.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_captions_from_the_shell(run, photos, tmp_path):
+    status, out, err = run(photos)
+    assert status == 0
+    assert out == f"{Path('output/caption/photos')}  6 captioned (6 of them now), 1 broken\n"
+    assert "passed over: bad.png is not a picture" in err
+    assert len(texts(tmp_path / "output" / "caption" / "photos")) == 6
+    status, out, err = run(photos, "--format", "jsonl", "--json", "--quiet", "--negative", "a star",
+                           "--scale", 2, "--temperature", 0, "--eta", 0.5, "--seed", 3)  # fmt: skip
+    told = json.loads(out)
+    assert (status, err) == (0, "")
+    assert [len(row["candidates"]) for row in told["captions"]] == [2] * 6
+    asked = {"negative_prompt": "a star", "scale": 2, "temperature": 0, "eta": 0.5, "seed": 3}
+    assert told.items() >= asked.items()
+
+
+def test_an_interrupt_says_how_to_go_on(run, vd, photos, monkeypatch):
+    run_batches(monkeypatch, stop_at=1)
+    status, _, err = run(photos, "--batch", 2, "--quiet")
+    assert status == 130
+    assert "the same command goes on" in err
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nowhere"], "There is no folder nowhere"),
+        ([], "required: FOLDER"),
+        (["PHOTOS", "--format", "xml"], "invalid choice"),
+        (["PHOTOS", "--batch", "0"], "batch_size is 0"),
+        (["PHOTOS", "--shard-size", "0"], "shard_size is 0"),
+        (["PHOTOS", "--seed", "-1"], "seed is -1"),
+        (["PHOTOS", "--scale", "-1"], "scale is -1"),
+        (["PHOTOS", "--sampler", "none"], "sampler is 'none'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(run, photos, tmp_path, argv, message):
+    status, out, err = run(*(a.replace("PHOTOS", str(photos)) for a in argv), "--quiet")
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert message in err
+    assert not (tmp_path / "output").exists()

@@ -1,0 +1,247 @@
+"""Results on disk: complete, numbered once, never overwritten, readable again."""
+
+import errno
+import json
+import multiprocessing
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from analysis.results import outputs
+from analysis.results.outputs import Result, finished, identity, prepare, read_record, save, slug
+from lib import files
+
+HOSTILE = "../../x\\..\0 <script>'é日本🎉"
+
+
+def pictures(count: int = 1, prompt: str = "a red circle", first_seed: int = 20) -> Result:
+    samples = [{"prompt": prompt, "seed": first_seed + k} for k in range(count)]
+    images = [Image.new("RGB", (4, 4), (10 * k, 0, 0)) for k in range(count)]
+    return Result("t2i", {"mode": "t2i", "steps": 50, "samples": samples}, images=images)
+
+
+def words(text: str = "a star", prompt: str = "a ring") -> Result:
+    record = {"mode": "t2t", "samples": [{"prompt": prompt, "seed": 1}]}
+    return Result("t2t", record, texts=[text])
+
+
+def everything(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_names_and_records_of_pictures(tmp_path):
+    paths = save(pictures(2), tmp_path)
+    assert everything(tmp_path) == {
+        f"t2i/000{k}_a-red-circle_seed{seed}.{end}"
+        for k, seed in ((1, 20), (2, 21))
+        for end in ("png", "json")
+    }
+    record = {"mode": "t2i", "prompt": "a red circle", "seed": 21, "steps": 50}
+    record["file"] = paths[1].name
+    assert read_record(paths[1]) == read_record(paths[1].with_suffix(".json")) == record
+    moved = paths[1].rename(tmp_path / "moved.png")
+    assert read_record(moved) == record  # it is in the picture itself
+    assert Image.open(moved).getpixel((0, 0)) == (10, 0, 0)
+
+
+def test_text_is_saved_and_in_its_record(tmp_path):
+    (path,) = save(words("über a star\nin lines"), tmp_path)
+    assert path.read_text(encoding="utf-8") == "über a star\nin lines\n"
+    assert read_record(path)["text"] == "über a star\nin lines"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("A large RED circle!", "a-large-red-circle"),
+        (HOSTILE, "x-script-e"),
+        ("", "untitled"),
+        ("🎉🎉", "untitled"),
+        ("it's Éclair/ÅB", "its-eclair-ab"),
+        ("word " * 30, "word-word-word-word-word-word-word-word"),
+        ("x" * 300, "x" * 40),
+    ],
+)
+def test_slug(text, name):
+    assert slug(text) == name
+
+
+def test_hostile_prompt_stays_in_its_folder_and_comes_back(tmp_path):
+    (path,) = save(pictures(prompt=HOSTILE), tmp_path)
+    assert path == tmp_path / "t2i" / "0001_x-script-e_seed20.png"
+    assert read_record(path)["prompt"] == HOSTILE
+    assert read_record(path.with_suffix(".json"))["prompt"] == HOSTILE
+
+
+def test_numbers_go_on_and_nothing_is_overwritten(tmp_path):
+    (first,) = save(pictures(), tmp_path)
+    before = first.read_bytes()
+    (tmp_path / "t2i" / "0007_foreign.png").touch()
+    (second,) = save(pictures(), tmp_path)
+    assert second.name.startswith("0008_")
+    (tmp_path / "t2i" / ".0009.claim").touch()  # somebody is writing this one just now
+    (third,) = save(pictures(), tmp_path)
+    assert third.name.startswith("0010_")
+    assert first.read_bytes() == before
+
+
+def test_a_number_taken_since_the_folder_was_listed_is_not_used(tmp_path, monkeypatch):
+    save(pictures(2), tmp_path)
+    monkeypatch.setattr(files, "_numbers", lambda folder: iter([]))  # a listing from before that
+    (path,) = save(pictures(prompt="another"), tmp_path)
+    assert path.name.startswith("0003_")
+    assert not list((tmp_path / "t2i").glob(".*"))
+
+
+def test_works_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(files.os, "link", refuse)
+    assert len(save(pictures(2), tmp_path)) == 2
+    assert len(everything(tmp_path)) == 4
+
+
+def _save_many(folder: str, prompt: str) -> None:
+    for _ in range(10):
+        save(pictures(2, prompt), folder)
+
+
+def test_processes_writing_at_once_never_collide(tmp_path):
+    context = multiprocessing.get_context("fork")
+    prompts = ("a ring", "a star", "a ring")
+    running = [context.Process(target=_save_many, args=(str(tmp_path), p)) for p in prompts]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0, 0, 0]
+    names = everything(tmp_path)
+    numbers = [int(re.match(r"t2i/(\d{4})_", name)[1]) for name in names if name.endswith(".png")]
+    assert sorted(numbers) == list(range(1, 61))
+    assert len(names) == 120
+    for name in names:
+        assert read_record(tmp_path / name)["file"] == Path(name).with_suffix(".png").name
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, operation: str, good: int) -> None:
+    """Make the disk full after so many good calls of a function of os."""
+    real, calls = getattr(os, operation), []
+
+    def full(*args: object) -> None:
+        calls.append(args)
+        if len(calls) > good:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*args)
+
+    monkeypatch.setattr(files.os, operation, full)
+
+
+@pytest.mark.parametrize("good", [0, 1])  # it fails for the picture, or for the record
+@pytest.mark.parametrize("operation", ["fsync", "link"])
+def test_full_disk_leaves_nothing_behind_and_says_so(tmp_path, monkeypatch, operation, good):
+    save(pictures(), tmp_path)
+    before = everything(tmp_path)
+    full_disk(monkeypatch, operation, good)
+    full_disk(monkeypatch, "rename", 0)
+    with pytest.raises(OSError, match=r"No space left on device.*free some space"):
+        save(pictures(), tmp_path)
+    assert everything(tmp_path) == before
+
+
+def test_full_disk_in_the_middle_keeps_what_was_saved(tmp_path, monkeypatch):
+    full_disk(monkeypatch, "fsync", good=4)
+    with pytest.raises(OSError, match=r"Result 3 of 4 .* The 2 before it are saved"):
+        save(pictures(4), tmp_path)
+    assert len(everything(tmp_path)) == 4
+
+
+def test_interrupt_while_saving_waits_until_all_is_saved(tmp_path, monkeypatch):
+    real = outputs.write_all
+
+    def pressed(contents: dict[Path, bytes]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        real(contents)
+
+    monkeypatch.setattr(outputs, "write_all", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        save(pictures(3), tmp_path)
+    assert len(everything(tmp_path)) == 6
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_interrupt_between_the_two_files_leaves_neither(tmp_path, monkeypatch):
+    real = files._place
+
+    def interrupted(temporary: Path, path: Path) -> None:
+        if path.suffix == ".json":
+            raise KeyboardInterrupt
+        real(temporary, path)
+
+    monkeypatch.setattr(files, "_place", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(pictures(), tmp_path)
+    assert everything(tmp_path) == set()
+
+
+def test_folder_that_cannot_be_written_is_found_early(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"cannot be written.*choose another folder"):
+        prepare(tmp_path / "file", "t2i")
+    prepare(tmp_path / "new", "t2i")
+    assert list((tmp_path / "new").rglob("*")) == [tmp_path / "new" / "t2i"]
+
+
+@pytest.mark.parametrize(
+    "name", ["gone.png", "plain.png", "broken.png", "broken.json", "list.json"]
+)
+def test_bad_records_are_one_sentence(tmp_path, name):
+    Image.new("RGB", (2, 2)).save(tmp_path / "plain.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(ValueError, match="record"):
+        read_record(tmp_path / name)
+
+
+def test_finished_is_what_is_complete(tmp_path):
+    paths = save(pictures(3), tmp_path)
+    paths[1].unlink()
+    paths[2].with_suffix(".json").write_text("{")
+    done = finished(tmp_path, "t2i")
+    assert done == {identity(pictures(3).record_of(0)): paths[0]}
+    later = pictures(1).record_of(0) | {
+        "created": "later",
+        "seconds": 3,
+        "versions": {"torch": "9"},
+    }
+    assert identity(later) in done
+    assert identity(later | {"steps": 49}) not in done
+    assert finished(tmp_path / "nowhere", "t2i") == {}
+
+
+def test_result_shows_itself(tmp_path):
+    result = pictures(6)
+    assert repr(result) == "Result(t2i: 6 pictures, seeds 20, 21, 22, 23, ...)"
+    assert result._repr_html_() is None
+    assert result._repr_png_().startswith(b"\x89PNG")
+    assert len(result[4]) == 1
+    assert result[4].record_of(0) == result.record_of(4)
+
+    result = words("<b>&", prompt="<script>")
+    assert repr(result) == "Result(t2t: 1 text, seed 1)"
+    assert result._repr_png_() is None
+    shown = result._repr_html_()
+    assert "&lt;b&gt;&amp;" in shown
+    assert "<script>" not in shown
+    with pytest.raises(ValueError, match="no pictures"):
+        result.sheet()
+
+
+def test_records_are_plain_json(tmp_path):
+    (path,) = save(pictures(), tmp_path)
+    assert json.loads(path.with_suffix(".json").read_text()) == read_record(path)

@@ -1,0 +1,135 @@
+"""Saving: what is saved comes back, and nothing that goes wrong leaves a trace."""
+
+import errno
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lib.checkpoints import weights
+from lib.checkpoints.weights import build, load, save
+from lib.config import COMPONENTS, VD_MINI
+from lib.model import VersatileDiffusion
+from tests.lib.small_model import SPEC, official, same, small_vd
+
+
+@pytest.fixture(scope="module")
+def vd() -> VersatileDiffusion:
+    return small_vd()
+
+
+def test_what_is_saved_comes_back(vd, tmp_path):
+    save(vd, tmp_path / "m", dtype=torch.float32)
+    again = load(tmp_path / "m", device="cpu")
+    assert again.spec == vd.spec and same(again)
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == sorted(
+        ["config.json", *(f"{name}.safetensors" for name in COMPONENTS)]
+    )
+    decoder = load_file(tmp_path / "m" / "text_decoder.safetensors")
+    assert "gpt2.lm_head.weight" not in decoder  # tied: stored once
+
+
+def test_a_model_loaded_from_a_pickle_can_be_saved(tmp_path):
+    torch.save(official(), tmp_path / "official.pth")
+    save(load(tmp_path / "official.pth", spec=SPEC, device="cpu"), tmp_path / "m")
+    assert load(tmp_path / "m", device="cpu").loaded == COMPONENTS
+
+
+def test_half_precision_is_the_default_and_halves_the_file(vd, tmp_path):
+    save(vd, tmp_path, components=["image_decoder"])
+    stored = load_file(tmp_path / "image_decoder.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    again = load(tmp_path, components="image_decoder", device="cpu")
+    assert again.dtype is torch.float32  # small models run in full precision
+    a, b = (m.image_decoder.conv_in.weight for m in (again, vd))
+    assert torch.allclose(a, b, atol=1e-3) and not torch.equal(a, b)
+
+
+def test_saving_some_components_keeps_the_others(vd, tmp_path):
+    save(vd, tmp_path, components=["time_embed", "image_data"])
+    before = (tmp_path / "image_data.safetensors").stat().st_mtime_ns
+    save(vd, tmp_path, components=["time_embed"])
+    assert (tmp_path / "image_data.safetensors").stat().st_mtime_ns == before
+    assert load(tmp_path, components=["image_data", "time_embed"], device="cpu").loaded
+    with pytest.raises(ValueError, match=r"lacks text_data\.safetensors"):
+        load(tmp_path, components="text_data")
+
+
+def test_saving_beside_components_of_another_model_is_refused(vd, tmp_path):
+    save(vd, tmp_path, components=["image_data"])
+    mini = VersatileDiffusion(VD_MINI, {"time_embed": build(VD_MINI, "time_embed")})
+    with pytest.raises(ValueError, match="other sizes"):
+        save(mini, tmp_path)
+    assert load(tmp_path, components="image_data", device="cpu").spec == SPEC
+
+
+def test_tokenizers_are_saved_with_the_model(vd, tmp_path):
+    for name, text in (("clip/vocab.json", "{}"), ("gpt2/merges.txt", "#")):
+        (tmp_path / "words" / name).parent.mkdir(parents=True)
+        (tmp_path / "words" / name).write_text(text)
+    words = type("Words", (), {"source": tmp_path / "words"})()
+    with_words = VersatileDiffusion(SPEC, {"time_embed": vd.time_embed}, words)
+    save(with_words, tmp_path / "m")
+    assert (tmp_path / "m" / "tokenizers" / "clip" / "vocab.json").read_text() == "{}"
+    assert load(tmp_path / "m", components="time_embed", device="cpu").tokenizers is not None
+
+
+def test_weights_too_large_for_half_are_refused(vd, tmp_path):
+    embed = build(SPEC, "time_embed")
+    with torch.no_grad():
+        embed[0].weight[3, 5] = 1e6
+    one = VersatileDiffusion(SPEC, {"time_embed": embed})
+    with pytest.raises(ValueError, match=r"time_embed\.0\.weight.*1e\+06"):
+        save(one, tmp_path)
+    assert not list(tmp_path.iterdir())
+    save(one, tmp_path, dtype=torch.bfloat16)
+    assert load(tmp_path, components="time_embed", device="cpu").time_embed[0].weight[3, 5] > 9e5
+
+
+@pytest.mark.parametrize("break_at", ["save_file", "replace"])
+def test_a_full_disk_leaves_everything_as_it_was(vd, tmp_path, monkeypatch, break_at):
+    save(vd, tmp_path, components=["time_embed"])
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    fine = getattr(weights if break_at == "save_file" else os, break_at)
+    calls = []
+
+    def full(*arguments, **options):
+        calls.append(arguments)
+        if break_at == "save_file" and len(calls) == 1:
+            return fine(*arguments, **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(weights if break_at == "save_file" else os, break_at, full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        save(vd, tmp_path, dtype=torch.float32, components=["time_embed", "image_data"])
+    assert str(tmp_path) in str(caught.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_real_write_error_is_one_sentence(vd, tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="Could not save to"):
+            save(vd, tmp_path, components=["image_data"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_configuration_is_one_sentence(vd, tmp_path):
+    save(vd, tmp_path, components=["time_embed"])
+    config = tmp_path / "config.json"
+    text = config.read_text()
+    for broken in (text[: len(text) // 2], "[]", "{}", text.replace('"beta_end"', '"beta_stop"')):
+        config.write_text(broken)
+        with pytest.raises(ValueError, match=r"config\.json"):
+            load(tmp_path, components="time_embed")
+
+
+def test_one_file_of_a_folder_points_to_the_folder(vd, tmp_path):
+    save(vd, tmp_path, components=["time_embed"])
+    with pytest.raises(ValueError, match="give the folder"):
+        load(tmp_path / "time_embed.safetensors")
