@@ -164,8 +164,9 @@ def run_flow(args: argparse.Namespace) -> int:
     """One of the four flows: check the inputs, load what is needed, make, save, tell."""
     from analysis.modes.flows import flow_job
     from analysis.modes.given_tensors import read_context, read_latents
-    from analysis.modes.inputs import picture_files, pictures, texts
     from analysis.results.outputs import prepare
+    from data.pictures import picture_files, pictures
+    from lib.checks import texts
 
     flow = FLOWS[args.command]
     inputs: list[Any] | None = None

@@ -77,7 +77,7 @@ def open_files(args: argparse.Namespace) -> None:
             things of which one is needed.
     """
     from analysis.modes.given_tensors import read_context
-    from analysis.modes.inputs import Picture, picture_files, pictures
+    from data.pictures import Picture, picture_files, pictures
 
     named = vars(args)
     if named.get("inputs"):

@@ -25,7 +25,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from analysis.measure import processes
-from analysis.modes.inputs import open_picture, whole_number
 from data.caption_readers import (
     Entry,
     Item,
@@ -37,6 +36,8 @@ from data.caption_readers import (
     read_tables,
 )
 from data.folders import shown
+from data.pictures import open_picture
+from lib.checks import whole_number
 
 __all__ = ["CaptionedFolder", "Chosen", "Entry", "Skipped", "choose", "read_captioned"]
 

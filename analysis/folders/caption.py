@@ -38,7 +38,6 @@ from analysis.folders.caption_formats import (
     make_writer,
 )
 from analysis.modes.flows import flow_job
-from analysis.modes.inputs import Picture, whole_number
 from analysis.modes.sampling import default_batch, fingerprint
 from analysis.results.outputs import OUT, VOLATILE, slug
 from data.folders import (
@@ -49,6 +48,8 @@ from data.folders import (
     relative_to,
     shown,
 )
+from data.pictures import Picture
+from lib.checks import whole_number
 from lib.files import held_interrupts, write_atomic
 from lib.model import VersatileDiffusion
 from lib.noise import check_seed

@@ -29,8 +29,8 @@ from typing import Any
 from PIL import Image
 
 from analysis.folders.caption_files import Ledger
-from analysis.modes.inputs import open_picture
 from data.folders import Broken, Found, shown
+from data.pictures import open_picture
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,9 @@ from analysis.folders.vectors import (
     write_index,
     write_part,
 )
-from analysis.modes.inputs import open_picture, whole_number
 from data.folders import Broken, Found, one_writer, pictures_below, sha256_of, shown
+from data.pictures import open_picture
+from lib.checks import whole_number
 from lib.clip import preprocess_images
 from lib.files import held_interrupts
 from lib.model import VersatileDiffusion

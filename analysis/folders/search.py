@@ -30,11 +30,12 @@ from torch import Tensor
 from analysis.folders.indexing import Update, update_index
 from analysis.folders.neighbours import best, candidates, choose, cosines
 from analysis.folders.vectors import Collection, Encoder, read_index
-from analysis.modes.inputs import Picture, number, open_picture, whole_number
-from analysis.modes.inputs import texts as check_texts
 from analysis.results.outputs import Result
 from analysis.results.sheets import CELL, contact_sheet
 from data.folders import shown
+from data.pictures import Picture, open_picture
+from lib.checks import number, whole_number
+from lib.checks import texts as check_texts
 from lib.model import VersatileDiffusion
 
 __all__ = ["AWAY", "Hit", "Hits", "Update", "as_result", "find", "read_index", "update_index"]

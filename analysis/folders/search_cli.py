@@ -122,9 +122,9 @@ def _query(args: argparse.Namespace, index: Path) -> int:
     from analysis.folders.neighbours import choose
     from analysis.folders.search import AWAY, as_result, check_text, find
     from analysis.folders.vectors import read_index
-    from analysis.modes.inputs import Picture
     from analysis.results.outputs import prepare, save
     from data.folders import shown
+    from data.pictures import Picture
 
     texts = [(check_text(what), w) for what, w in (_weighed(text, 1.0) for text in args.text)]
     images = [(Picture.of(what), w) for what, w in (_weighed(path, 1.0) for path in args.image)]

@@ -16,10 +16,10 @@ from PIL import Image
 from analysis.metrics.accumulators import Features
 from analysis.metrics.metrics import RecallAtK
 from analysis.metrics.statistics import Estimate
-from analysis.modes.inputs import whole_number
 from data.scenes.captions import write
 from data.scenes.draw import render
 from data.scenes.world import Scene, split
+from lib.checks import whole_number
 from lib.model import VersatileDiffusion
 
 KS = (1, 5)

@@ -17,17 +17,11 @@ from typing import Any
 
 from torch import Tensor
 
-from analysis.modes.inputs import (
-    Picture,
-    check_context,
-    check_latents,
-    number,
-    pictures,
-    texts,
-    whole_number,
-)
+from analysis.modes.inputs import check_context, check_latents
 from analysis.modes.sampling import Conditions, Job, Tick, tensor_digest
 from analysis.modes.settings import Sampling
+from data.pictures import Picture, pictures
+from lib.checks import number, texts, whole_number
 from lib.config import COMPONENTS, FLOWS, components_for
 from lib.model import Context, Mix, VersatileDiffusion
 

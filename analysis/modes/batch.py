@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.modes.inputs import open_picture
 from analysis.modes.sampling import Job
 from analysis.results.outputs import OUT, Result, finished, identity, read_record, save, title
+from data.pictures import open_picture
 from lib.files import held_interrupts
 
 

@@ -30,11 +30,11 @@ from analysis.modes.applications import (
 )
 from analysis.modes.flows import Pictures, Texts
 from analysis.modes.focus import bands_of, top_components
-from analysis.modes.inputs import number, texts, whole_number
 from analysis.modes.masks import Mask
 from analysis.modes.mix import both_scales, kinds_at, mixed_scale, used_scales
 from analysis.modes.sampling import Conditions, Job, Tick, counted, denoise
 from analysis.results.outputs import Result
+from lib.checks import number, texts, whole_number
 from lib.model import Context, VersatileDiffusion
 from lib.noise import SampleNoise
 from lib.sampler import Eps, Step, ddim, ddim_inversion

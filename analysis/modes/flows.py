@@ -13,8 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.modes.color import check_color_match, match_color
-from analysis.modes.inputs import Picture, check_context, number, pictures, texts, whole_number
+from analysis.modes.inputs import check_context
 from analysis.modes.sampling import Condition, Job, Sampling, tensor_digest
+from data.pictures import Picture, pictures
+from lib.checks import number, texts, whole_number
 from lib.config import COMPONENTS, FLOWS, components_for
 from lib.model import Context, VersatileDiffusion
 

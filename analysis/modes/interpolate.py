@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.modes.applications import Options, Sample, Source, application_job, paired
-from analysis.modes.inputs import Picture, names_a_picture, whole_number
 from analysis.modes.sampling import Conditions, Job
 from analysis.results.outputs import Result
+from data.pictures import Picture, names_a_picture
+from lib.checks import whole_number
 from lib.model import Context, Mix, VersatileDiffusion
 from lib.noise import SampleNoise
 

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from analysis.modes.inputs import Picture
 from analysis.modes.sampling import tensor_digest
+from data.pictures import Picture
 from lib.images import to_tensor
 
 

@@ -28,11 +28,12 @@ from analysis.modes.applications import (
 )
 from analysis.modes.flows import Pictures, Texts
 from analysis.modes.focus import bands_of, focus_context
-from analysis.modes.inputs import number, pictures
 from analysis.modes.masks import Mask
 from analysis.modes.sampling import Job
 from analysis.modes.series import Series, along
 from analysis.results.outputs import Result
+from data.pictures import pictures
+from lib.checks import number
 from lib.model import Context, Mix, VersatileDiffusion
 
 

@@ -28,9 +28,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.modes.decoding import check_output, decode
-from analysis.modes.inputs import check_latents, number, whole_number
+from analysis.modes.inputs import check_latents
 from analysis.modes.settings import Sampling
 from analysis.results.outputs import Result, flat_record, joined
+from lib.checks import number, whole_number
 from lib.fingerprints import fingerprint, tensor_digest
 from lib.model import Context, Mix, VersatileDiffusion
 from lib.noise import SampleNoise

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from analysis.modes.inputs import number, whole_number
+from lib.checks import number, whole_number
 from lib.noise import OfficialNoise, SampleNoise, check_seed, draw_seed
 from lib.sampler import SAMPLERS, check_eta
 from lib.schedule import NoiseSchedule

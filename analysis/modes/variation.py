@@ -29,9 +29,9 @@ from analysis.modes.focus import (
     focus_context,
     focus_first_release,
 )
-from analysis.modes.inputs import whole_number
 from analysis.modes.sampling import Job
 from analysis.results.outputs import Result
+from lib.checks import whole_number
 from lib.model import Context, Mix, VersatileDiffusion
 
 SCHEMES = ("focus", "first_release")

@@ -19,8 +19,9 @@ from types import ModuleType
 from PIL import Image
 
 from analysis.modes.batch import Saved
-from analysis.modes.inputs import number, open_picture
 from analysis.results.outputs import OUT, slug, title
+from data.pictures import open_picture
+from lib.checks import number
 from lib.files import claimed_number, write_all
 
 KINDS = ("gif", "mp4")

@@ -23,9 +23,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from analysis.modes.inputs import open_picture, picture_files
 from analysis.results.outputs import read_record
 from analysis.results.sheets import contact_sheet
+from data.pictures import open_picture, picture_files
 
 RECORDS = "records"
 """Key of the PNG's metadata that holds the records of all results on a sheet, as a JSON list."""

@@ -7,10 +7,10 @@ from PIL import Image
 
 from analysis.modes.flows import flow_job
 from analysis.modes.generate import image_to_text, image_variation, text_to_image, text_variation
-from analysis.modes.inputs import Picture, open_picture, picture_files, pictures
 from analysis.modes.sampling import Sampling, denoise, fingerprint
 from analysis.modes.settings import seeds_from
 from analysis.results.outputs import Result, identity, read_record, save
+from data.pictures import Picture, open_picture, picture_files, pictures
 from lib.checkpoints.weights import build, load
 from lib.config import FLOWS
 from lib.images import to_pil

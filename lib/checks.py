@@ -1,0 +1,56 @@
+"""Checks of what people give: numbers and texts, before any compute.
+
+Bad input is a `ValueError` of one sentence: what was given, what is allowed, what to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+
+def whole_number(name: str, value: Any, low: int = 1) -> int:
+    """Return `value` as an int; ValueError unless it is a whole number from `low` on."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise ValueError(f"{name} is {value!r}: give a whole number from {low} on.")
+    return int(value)
+
+
+def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
+    """Return `value` as a float; ValueError unless it is a finite number from `low` to `high`."""
+    good = isinstance(value, Real) and not isinstance(value, bool)
+    if not (good and math.isfinite(value) and low <= value <= high):
+        until = "on" if high == math.inf else f"to {high:g}"
+        raise ValueError(f"{name} is {value!r}: give a number from {low:g} {until}.")
+    return float(value)
+
+
+def texts(given: Any, what: str = "text") -> list[str]:
+    """One text or many.
+
+    Raises:
+        ValueError: none, or one of them is empty, no text, or not valid Unicode.
+    """
+    given = [given] if isinstance(given, str) else listed(given, what)
+    if not given:
+        raise ValueError(f"There is no {what}: give at least one.")
+    for i, text in enumerate(given, start=1):
+        which = f"The {what}" if len(given) == 1 else f"{what.capitalize()} {i} of {len(given)}"
+        if not isinstance(text, str):
+            raise ValueError(f"{which} is of type {type(text).__name__}: give a string.")
+        if not text.strip():
+            raise ValueError(f"{which} is empty: say what to make, in at least one word.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{which} is not valid Unicode ({error}): write it anew.") from error
+    return list(given)
+
+
+def listed(given: Any, what: str) -> list[Any]:
+    """What was given as a list; ValueError unless it is a sequence or can be gone through."""
+    if isinstance(given, (bytes, dict)) or not isinstance(given, (Sequence, Iterable)):
+        raise ValueError(f"{what} is of type {type(given).__name__}: give one, or a list.")
+    return list(given)
