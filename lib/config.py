@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from lib.checks import whole_number
+
 COMPONENTS = (
     "time_embed",
     "image_data",
@@ -223,14 +225,40 @@ class ModelSpec:
                 f"gives {self.image_vae.embed_dim}: make the two equal."
             )
 
-    def latent_shape(self, kind: str) -> tuple[int, ...]:
-        """Shape of one latent: (C, h, w) for "image", (D,) for "text"."""
-        if kind == "text":
-            return (self.unet.text_dim,)
-        if kind != "image":
+    def latent_shape(
+        self, kind: str, height: int | None = None, width: int | None = None
+    ) -> tuple[int, ...]:
+        """Shape of one latent: (C, height / f, width / f) for "image", (D,) for "text".
+
+        Args:
+            kind: "image" or "text".
+            height, width: of the picture in pixels; None is the model's own size.
+
+        Raises:
+            ValueError: another kind, a size for a text, or a side that is no multiple of
+                `size_unit`.
+        """
+        if kind not in ("image", "text"):
             raise ValueError(f"There is no latent of kind {kind!r}: ask for 'image' or 'text'.")
-        side = self.image_size // self.image_vae.factor
-        return (self.unet.image_channels, side, side)
+        if kind == "text":
+            if height is not None or width is not None:
+                raise ValueError("A text has no height and no width: leave both out.")
+            return (self.unet.text_dim,)
+        sides = []
+        for name, side in (("height", height), ("width", width)):
+            side = self.image_size if side is None else whole_number(name, side)
+            if side % self.size_unit:
+                raise ValueError(
+                    f"{name} is {side}, which {self.name} cannot make: its networks halve pictures "
+                    f"several times, so choose a multiple of {self.size_unit}."
+                )
+            sides.append(side // self.image_vae.factor)
+        return (self.unet.image_channels, *sides)
+
+    @property
+    def size_unit(self) -> int:
+        """Sides of pictures are multiples of it: VAE factor, times 2 for each level but one."""
+        return self.image_vae.factor * 2 ** (len(self.unet.channel_mult) - 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` is the inverse."""

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from lib.clip import preprocess_images
-from lib.config import COMPONENTS, ModelSpec
+from lib.components import Components
+from lib.config import ModelSpec
 from lib.images import to_rgb
 from lib.kl_vae import sample_posterior
 from lib.noise import SampleNoise
@@ -28,6 +30,8 @@ from lib.tokenizers import Tokenizers
 from lib.unet import plan, run
 
 KINDS = ("image", "text")
+IMAGE_NULLS = ("zeros", "black", "grey")
+"""What can stand for "no picture" (`VersatileDiffusion.null_context`)."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +69,22 @@ Mix = Sequence[tuple[Context, float]]
 """Contexts with their weights (any positive scale: weights are normalised to sum 1)."""
 
 
-class VersatileDiffusion(nn.Module):
-    """The whole model, or as many of its components as were loaded.
+class VersatileDiffusion(Components):
+    """The whole model; its components are read from their files when something first requires them.
 
     Args:
         spec: sizes and defaults.
-        components: name (one of `lib.config.COMPONENTS`) -> module; those absent are None.
+        components: name (one of `lib.config.COMPONENTS`) -> module.
         tokenizers: the three vocabularies; needed for texts only.
+        more: where components that are not given come from (`lib.components.Components`); without
+            it this model has no others.
 
     Example:
-        >>> vd = load("vd-mini")                                            # lib.checkpoints.weights.load
+        >>> vd = load("vd-mini")                                            # lib.checkpoints.load
         >>> context = vd.text_context(["a red circle on a white background"])
         >>> x_T = SampleNoise([20]).normal(vd.latent_shape("image"))
         >>> eps = vd.guided([(context, 1.0)], "image", scale=3.0)
-        >>> for step in ddim(eps, x_T, vd.schedule, vd.schedule.ddim_timesteps(50)): ...
+        >>> for step in ddim(eps, x_T, vd.schedule, vd.schedule.timesteps(50)): ...
         >>> picture = vd.decode_image(step.x)                               # (1, 3, 64, 64)
     """
 
@@ -87,61 +93,19 @@ class VersatileDiffusion(nn.Module):
         spec: ModelSpec,
         components: Mapping[str, nn.Module],
         tokenizers: Tokenizers | None = None,
+        **more: Any,
     ) -> None:
-        super().__init__()
-        unknown = sorted(set(components) - set(COMPONENTS))
-        if unknown:
-            raise ValueError(f"Unknown components {unknown}: choose from {', '.join(COMPONENTS)}.")
+        super().__init__(components, **more)
         self.spec = spec
         self.schedule = NoiseSchedule(spec.num_timesteps, spec.beta_start, spec.beta_end)
         self.tokenizers = tokenizers
         self.plan = plan(spec.unet)
-        for name in COMPONENTS:
-            setattr(self, _attribute(name), components.get(name))
 
-    # ------------------------------------------------------------------ what is here
-
-    @property
-    def loaded(self) -> tuple[str, ...]:
-        """Names of the components that are loaded."""
-        return tuple(name for name in COMPONENTS if self.component(name) is not None)
-
-    def component(self, name: str) -> nn.Module | None:
-        """The module of one of `lib.config.COMPONENTS`, None if it is not loaded.
-
-        All but the context columns are attributes of that name, too; `vd.image_context` and
-        `vd.text_context` make contexts; the columns are `vd.image_context_column` and
-        `vd.text_context_column`.
-        """
-        return getattr(self, _attribute(name))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In what precision the weights are."""
-        return next(self.parameters()).dtype
-
-    def latent_shape(self, kind: str) -> tuple[int, ...]:
-        """Shape of one latent without batch: (C, h, w) for "image", (D,) for "text"."""
-        return self.spec.latent_shape(kind)
-
-    def require(self, *names: str) -> None:
-        """Check that components are loaded.
-
-        Raises:
-            ValueError: names those missing and how to load them.
-        """
-        missing = [name for name in names if self.component(name) is None]
-        if missing:
-            raise ValueError(
-                f"This needs {', '.join(missing)}, which {'was' if len(missing) == 1 else 'were'} "
-                f"not loaded (loaded: {', '.join(self.loaded) or 'nothing'}): load the model with "
-                f"components={(*self.loaded, *missing)!r}, or without flows= to get everything."
-            )
+    def latent_shape(
+        self, kind: str, height: int | None = None, width: int | None = None
+    ) -> tuple[int, ...]:
+        """Shape of one latent without batch: `ModelSpec.latent_shape`."""
+        return self.spec.latent_shape(kind, height, width)
 
     # ------------------------------------------------------------------ contexts
 
@@ -173,7 +137,7 @@ class VersatileDiffusion(nn.Module):
         return Context("image", self.clip_vision(pixels, masks))
 
     @torch.no_grad()
-    def null_context(self, kind: str, data: str, batch: int) -> Context:
+    def null_context(self, kind: str, data: str, batch: int, null: str | None = None) -> Context:
         """What "no context" means, by kind of context and kind of data generated.
 
         Text contexts: CLIP(""). Image contexts: all zeros when an image is generated, CLIP of a
@@ -183,12 +147,24 @@ class VersatileDiffusion(nn.Module):
             kind: of the context it stands in for.
             data: what is generated.
             batch: B.
+            null: of an image context, instead of that default: "zeros" (no picture at all), or
+                "black" or "grey" (CLIP of a picture of that colour; grey is 0.5).
+
+        Raises:
+            ValueError: a null that there is not, or one for a text context.
         """
+        if null is not None and (kind != "image" or null not in IMAGE_NULLS):
+            raise ValueError(
+                f"null is {null!r} for a context of kind {kind!r}: choose {', '.join(IMAGE_NULLS)} "
+                "for an image context, and none for a text context (give one as a negative prompt)."
+            )
         if kind == "text":
             return self.text_context([""]).repeat(batch)
-        if data == "text":
+        null = null or IMAGE_NULLS[0 if data == "image" else 1]
+        if null != "zeros":
             side = self.spec.clip.resize
-            return self.image_context(torch.zeros(1, 3, side, side)).repeat(batch)
+            pixels = torch.full((1, 3, side, side), 0.0 if null == "black" else 0.5)
+            return self.image_context(pixels).repeat(batch)
         shape = (batch, self.spec.clip.vision.tokens, self.spec.clip.projection)
         return Context("image", torch.zeros(shape, device=self.device, dtype=self.dtype))
 
@@ -196,19 +172,24 @@ class VersatileDiffusion(nn.Module):
 
     @torch.no_grad()
     def encode_image(
-        self, images: Sequence[Image.Image] | Tensor, noise: SampleNoise | None = None
+        self,
+        images: Sequence[Image.Image] | Tensor,
+        noise: SampleNoise | None = None,
+        height: int | None = None,
+        width: int | None = None,
     ) -> Tensor:
         """Pictures -> scaled latents (B, C, H/f, W/f).
 
         Args:
-            images: PIL pictures (resized to the model's size), or (B, 3, H, W) in [0, 1] with sides
-                that are multiples of the VAE's factor.
+            images: PIL pictures, or (B, 3, H, W) in [0, 1] with sides that are multiples of the
+                VAE's factor.
             noise: draws the posterior sample, as the released code does; None takes the mean.
+            height, width: in pixels, what PIL pictures are resized to; None is the model's size.
         """
         self.require("image_encoder")
         if not isinstance(images, Tensor):
-            side = self.spec.image_size
-            images = torch.stack([_to_square(image, side) for image in images])
+            size = (width or self.spec.image_size, height or self.spec.image_size)
+            images = torch.stack([_resized(image, size) for image in images])
         factor = self.spec.image_vae.factor
         if images.ndim != 4 or images.shape[1] != 3 or any(s % factor for s in images.shape[2:]):
             raise ValueError(
@@ -350,7 +331,8 @@ class VersatileDiffusion(nn.Module):
             scale: guidance; 1 is the plain conditional model.
             nulls: one context each to guide away from (a negative prompt); None takes
                 `null_context`.
-            interval: (low, high) timesteps between which to guide; None guides at all.
+            interval: (low, high), the timesteps between which to guide; None: guide at every
+                timestep.
 
         Returns:
             (x_t, t) -> eps.
@@ -394,6 +376,12 @@ class VersatileDiffusion(nn.Module):
                 f"x has shape {tuple(x.shape)}: give (B, {self.spec.unet.image_channels}, h, w) "
                 f"for an image latent or (B, {self.spec.unet.text_dim}) for a text latent."
             )
+        halvings = 2 ** (len(self.spec.unet.channel_mult) - 1)
+        if any(side % halvings for side in x.shape[2:]):
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}: the levels of the network halve height and width, "
+                f"so give multiples of {halvings}."
+            )
         if not contexts:
             raise ValueError("No context was given: eps needs at least one (context, weight).")
         for context, weight in contexts:
@@ -414,15 +402,10 @@ class VersatileDiffusion(nn.Module):
                 )
 
 
-def _attribute(component: str) -> str:
-    """Where a component is kept; contexts are made by methods of the context columns' names."""
-    return f"{component}_column" if component.endswith("_context") else component
-
-
-def _to_square(image: Image.Image, side: int) -> Tensor:
-    """A PIL picture as (3, side, side) in [0, 1], bicubic."""
+def _resized(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """A PIL picture as (3, height, width) in [0, 1], bicubic; size is (width, height)."""
     image = to_rgb(image)
-    if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BICUBIC)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
     values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return values.view(side, side, 3).permute(2, 0, 1).float() / 255
+    return values.view(size[1], size[0], 3).permute(2, 0, 1).float() / 255

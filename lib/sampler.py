@@ -242,8 +242,9 @@ def guided(cond: Eps, null: Eps, scale: float, interval: tuple[float, float] | N
         cond: prediction under the condition.
         null: prediction without it.
         scale: s, 0 or more.
-        interval: (low, high): guide at low <= t <= high only, elsewhere scale is 1; None always
-            does. Guidance at the noisiest steps costs variety, at the last ones it does nothing.
+        interval: (low, high): guide at low <= t <= high, elsewhere scale is 1; None: guide at
+            every timestep. Guidance at the noisiest steps costs variety, at the last ones it does
+            nothing.
 
     Source: Ho and Salimans 2022, equation 6 (their w is scale - 1); Kynkaanniemi et al. 2024 for
     the interval.

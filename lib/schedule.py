@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SPACINGS = ("exact", "released")
+"""How timesteps are chosen for a number of steps (`NoiseSchedule.timesteps`)."""
+
 
 class NoiseSchedule:
     """`alpha_bar[t] = prod_{s <= t} (1 - beta[s])` with betas linear in their square root.
@@ -34,21 +37,29 @@ class NoiseSchedule:
         """T, the number of noise levels."""
         return len(self.alpha_bar)
 
-    def ddim_timesteps(self, steps: int) -> list[int]:
-        """The subsequence `range(0, T, T // steps) + 1`, ascending (50 steps: 1, 21, ..., 981).
+    def timesteps(self, steps: int, spacing: str = "exact") -> list[int]:
+        """An even subsequence of the timesteps, ascending (50 steps: 1, 21, ..., 981).
 
-        A number that does not divide T gives more steps than asked, as in the released code; those
-        that would run past the table are left out.
+        "exact" is `floor(k T / steps) + 1` for k = 0 ... steps - 1. "released" is what the released
+        code takes, `range(0, T, floor(T / steps)) + 1`: the same where steps divides T, else more
+        steps than asked for (34 instead of 30); those that would run past the table are left out.
 
         Raises:
-            ValueError: steps outside 1 ... T / 2 (beyond that the shift by one leaves the table).
+            ValueError: another spacing; steps outside 1 ... T - 1, or outside 1 ... T / 2 in the
+                released spacing (beyond that the shift by one leaves the table).
         """
-        if not 1 <= steps <= self.num_timesteps // 2:
-            raise ValueError(
-                f"steps is {steps}: choose 1 to {self.num_timesteps // 2} sampling steps."
-            )
-        stride = self.num_timesteps // steps
-        return [t + 1 for t in range(0, self.num_timesteps, stride) if t + 1 < self.num_timesteps]
+        if spacing not in SPACINGS:
+            raise ValueError(f"spacing is {spacing!r}: choose {' or '.join(SPACINGS)}.")
+        last = self.num_timesteps - 1 if spacing == "exact" else self.num_timesteps // 2
+        if not 1 <= steps <= last:
+            raise ValueError(f"steps is {steps}: choose 1 to {last} sampling steps.")
+        if spacing == "exact":
+            return [k * self.num_timesteps // steps + 1 for k in range(steps)]
+        return list(range(1, self.num_timesteps, self.num_timesteps // steps))
+
+    def ddim_timesteps(self, steps: int) -> list[int]:
+        """`timesteps` in the released spacing."""
+        return self.timesteps(steps, "released")
 
     def ddim_alphas(self, timesteps: list[int]) -> tuple[Tensor, Tensor]:
         """`alpha_bar` at each timestep of a subsequence, and at the one before it.

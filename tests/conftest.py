@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.checkpoints.weights import build, load, save
+from lib.checkpoints.weights import load, save
+from lib.components import build
 from lib.config import (
     COMPONENTS,
     ClipConfig,

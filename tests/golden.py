@@ -4,7 +4,7 @@
 
 FILE holds inputs, and what the authors' code made of them. The model's weights are a recipe (see
 `recipe`): this tool writes them as a checkpoint in the official layout, with keys taken from the
-model's own structure, loads it through `lib.checkpoints.weights.load` like any other, and recomputes every
+model's own structure, loads it through `lib.checkpoints.load` like any other, and recomputes every
 entry. What is computed follows from an entry's name:
 
     eps.{data}_from_{context}                     one noise prediction
@@ -46,7 +46,8 @@ from torch import Tensor
 from analysis.modes.focus import focus
 from lib.checkpoints import keymaps
 from lib.checkpoints.released_config import read_released
-from lib.checkpoints.weights import build, load
+from lib.checkpoints.weights import load
+from lib.components import build
 from lib.config import COMPONENTS, ModelSpec
 from lib.model import Context, VersatileDiffusion
 from lib.sampler import ddim, guided

@@ -26,7 +26,8 @@ from data.scenes.judge import JUDGE_FOLDER
 from data.scenes.world import COLORS, SHAPES, SIZES, is_test
 from lib.checkpoints.hub import MAIN_FILES, SOURCES
 from lib.checkpoints.sources import read_spec
-from lib.checkpoints.weights import build, load
+from lib.checkpoints.weights import load
+from lib.components import build
 from lib.config import FLOWS, VD_FOUR_FLOW_V1_0, components_for
 from lib.fingerprints import fingerprint
 from tests import golden
@@ -228,7 +229,7 @@ def weights_in(value: object) -> Iterator[tuple[str, str]]:
 def committed() -> dict[str, str]:
     """Component of vd-mini -> fingerprint of the weights in the repository, as records have it."""
     vd = load(MODEL, device="cpu")
-    return {name: fingerprint(vd.component(name)) for name in vd.loaded}
+    return {name: fingerprint(vd.component(name)) for name in vd.available}
 
 
 def test_pictures_of_the_modes_were_made_with_the_committed_weights(committed):

@@ -266,7 +266,7 @@ class Trace:
 
     def _default_null(self, kind: str) -> Tensor | None:
         needed = "clip_text" if kind == "text" else "clip_vision"
-        known = self.vd.component(needed) is not None
+        known = needed in self.vd.available
         if not known or (kind == "text" and self.vd.tokenizers is None):
             return None
         return self.vd.null_context(kind, self._data, 1).tokens

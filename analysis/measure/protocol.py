@@ -152,7 +152,7 @@ def identity(
     """
     chosen = asdict(settings)
     del chosen["batch"]
-    components = {name: fingerprint(vd.component(name)) for name in vd.loaded}
+    components = {name: fingerprint(vd.component(name)) for name in vd.available}
     return {
         "settings": json.loads(json.dumps(chosen)),
         "splits": "data.scenes.world.split: test (unseen scenes), heldout (unseen colour-shape pairs)",

@@ -69,7 +69,7 @@ class Source:
         find: component -> files that may hold it, best first; a later one is only asked for (and
             downloaded) when no earlier one does.
         tokenizers: folder of the tokenizers, if there is one.
-        default: what to load when nothing is asked for.
+        default: the components that it has, as far as can be told without a download.
     """
 
     def __init__(
@@ -219,7 +219,8 @@ def _own_folder(folder: Path, spec: ModelSpec | None) -> Source:
             )
         yield path, OWN
 
-    return Source(own, folder, find, tokenizers=folder / "tokenizers")
+    here = tuple(name for name in COMPONENTS if (folder / f"{name}.safetensors").is_file())
+    return Source(own, folder, find, folder / "tokenizers", here)
 
 
 def _released(spec: ModelSpec) -> Source:

@@ -32,41 +32,15 @@ from torch import Tensor, nn
 from lib.checkpoints import keymaps
 from lib.checkpoints.sources import OWN, Part, locate, some
 from lib.checkpoints.tensor_files import open_tensors
-from lib.clip import ClipText, ClipVision
+from lib.components import build, check_components
 from lib.config import COMPONENTS, VD_FOUR_FLOW_V1_0, ModelSpec, components_for
-from lib.kl_vae import KLDecoder, KLEncoder
 from lib.model import VersatileDiffusion
-from lib.optimus import OptimusDecoder, OptimusEncoder
 from lib.tokenizers import load_tokenizers
-from lib.unet import ContextColumn, DataColumn, TimeEmbed
 
 log = logging.getLogger(__name__)
 
 BIG = 200_000_000
 """Parameters from which on half precision is worth its rounding (see `choose_dtype`)."""
-
-
-def build(spec: ModelSpec, component: str) -> nn.Module:
-    """A fresh, randomly initialised component; under `torch.device("meta")` just its structure."""
-    if component not in COMPONENTS:
-        raise ValueError(
-            f"There is no component {component!r}: choose from {', '.join(COMPONENTS)}."
-        )
-    part, _, role = component.partition("_")
-    if component == "time_embed":
-        return TimeEmbed(spec.unet)
-    if role == "data":
-        return DataColumn(part, spec.unet)
-    if role == "context":
-        return ContextColumn(part, spec.unet)
-    return {
-        "image_encoder": lambda: KLEncoder(spec.image_vae),
-        "image_decoder": lambda: KLDecoder(spec.image_vae),
-        "text_encoder": lambda: OptimusEncoder(spec.text_vae),
-        "text_decoder": lambda: OptimusDecoder(spec.text_vae),
-        "clip_text": lambda: ClipText(spec.clip),
-        "clip_vision": lambda: ClipVision(spec.clip),
-    }[component]()
 
 
 def load(
@@ -79,55 +53,62 @@ def load(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> VersatileDiffusion:
-    """Load a model, or the parts of it that some flows need, ready for inference.
+    """Load a model, ready for inference; each component is read when it is first required.
 
     Args:
         name_or_path: "vd-mini" or another folder in `pretrained/`; "vd-four-flow-v1-0" (files in
             `pretrained/`, else the hub); the path of a checkpoint in any released layout
-            (`lib.checkpoints.keymaps`), of a model folder that `save` wrote, or of a diffusers folder.
-        flows: any of `lib.config.FLOWS`; with `encoders`, also what starting from a given picture
-            or text needs.
-        components: any of `lib.config.COMPONENTS`, in addition to those of `flows`. Neither flows
-            nor components: everything that the model has.
+            (`lib.checkpoints.keymaps`), of a model folder that `save` wrote, or of a diffusers
+            folder.
+        flows: any of `lib.config.FLOWS`, whose components are read at once; with `encoders`, also
+            what starting from a given picture or text needs.
+        components: any of `lib.config.COMPONENTS`, which are read at once, too.
         encoders: see flows.
         spec: sizes, for files of another model than the released one; folders bring their own.
         device: cpu, cuda, cuda:1, ... or mps; default: cuda, else mps, else cpu.
         dtype: default: `choose_dtype`.
 
     Returns:
-        The model in evaluation mode, without gradients; components not asked for are None.
+        The model in evaluation mode, without gradients.
 
     Raises:
         ValueError: nothing of that name, a damaged file, or weights that do not fit; names the
-            file and what is missing, left over or of a wrong shape.
+            file and what is missing, left over or of a wrong shape. (Also when a component is read
+            later.)
         OSError: an official file is not here and could not be downloaded.
 
     Example:
-        >>> vd = load("vd-four-flow-v1-0", flows=["t2i"], encoders=False)      # 1.03 B parameters
+        >>> vd = load("vd-four-flow-v1-0")
+        >>> vd.require(*components_for(["t2i"]))                     # 1.03 of 3.8 B parameters
     """
     flows, components = (
         (value,) if isinstance(value, str) else tuple(value or ()) for value in (flows, components)
     )
     wanted = {*components_for(flows, encoders), *components} if flows else set(components)
-    unknown = sorted(wanted - set(COMPONENTS))
-    if unknown:
-        raise ValueError(
-            f"Unknown components {some(unknown)}: choose from {', '.join(COMPONENTS)}."
-        )
+    check_components(sorted(wanted))
     device = choose_device(device)
     source = locate(name_or_path, spec)
-    names = [name for name in COMPONENTS if name in (wanted or source.default)]
+    spec = source.spec
     with torch.device("meta"):
-        modules = {name: build(source.spec, name) for name in names}
-    count = sum(p.numel() for module in modules.values() for p in module.parameters())
+        modules = [build(spec, name) for name in wanted or source.default]
+    count = sum(p.numel() for module in modules for p in module.parameters())
     dtype = dtype or choose_dtype(device, count)
     log.info("%s: %.1f M parameters, %s on %s", source.where, count / 1e6, dtype, device)
-    for name, module in modules.items():
-        fill(module, name, source.part(name), source.spec, device, dtype)
+
+    def read(name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        with torch.device("meta"):
+            module = build(spec, name)
+        fill(module, name, source.part(name), spec, device, dtype)
+        return module.eval().requires_grad_(False)
+
     words = None
-    if source.tokenizers is not None or source.spec == VD_FOUR_FLOW_V1_0:
-        words = load_tokenizers(source.tokenizers, source.spec)
-    return VersatileDiffusion(source.spec, modules, words).eval().requires_grad_(False)
+    if source.tokenizers is not None or spec == VD_FOUR_FLOW_V1_0:
+        words = load_tokenizers(source.tokenizers, spec)
+    vd = VersatileDiffusion(
+        spec, {}, words, read=read, readable=source.default, device=device, dtype=dtype
+    ).eval()
+    vd.require(*(name for name in COMPONENTS if name in wanted))
+    return vd
 
 
 def fill(
@@ -255,15 +236,15 @@ def save(
         vd: the model.
         folder: made if needed.
         dtype: of the stored weights.
-        components: default: all that are loaded.
+        components: default: all that the model has, also those that were not read yet.
 
     Raises:
-        ValueError: a component is not loaded, a weight is not finite in `dtype`, or the folder
+        ValueError: the model lacks a component, a weight is not finite in `dtype`, or the folder
             holds components of another model.
         OSError: the files could not be written (disk full, no permission); the folder is unchanged.
     """
     folder = Path(folder)
-    names = vd.loaded if components is None else tuple(components)
+    names = vd.available if components is None else tuple(components)
     vd.require(*names)
     _check_neighbours(folder, vd.spec, names)
     with _atomic(folder) as stage:

@@ -61,8 +61,36 @@ def test_null_contexts(vd):
     assert not zeros.tokens.any()
     black = vd.image_context([Image.new("RGB", (16, 16))])
     assert torch.equal(vd.null_context("image", "text", 1).tokens, black.tokens)
+    grey = vd.image_context(torch.full((1, 3, 16, 16), 0.5))
     for data in ("image", "text"):
         assert torch.equal(vd.null_context("text", data, 1).tokens, vd.text_context([""]).tokens)
+        for name, tokens in (("zeros", zeros.tokens), ("black", black.tokens[[0, 0]])):
+            assert torch.equal(vd.null_context("image", data, 2, name).tokens, tokens)
+        assert torch.equal(vd.null_context("image", data, 1, "grey").tokens, grey.tokens)
+    assert not torch.allclose(grey.tokens, black.tokens, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_a_picture_may_have_any_sides_that_its_networks_can_halve(vd, kind):
+    unit = vd.spec.size_unit
+    shape = vd.latent_shape("image", height=unit, width=3 * unit)
+    assert shape[2] == 3 * shape[1]
+    context = vd.null_context(kind, "image", 2)
+    x = SampleNoise([1, 2]).normal(shape)
+    eps = vd.guided([(context, 1.0)], "image", 3.0)(x, 301)
+    assert eps.shape == x.shape and eps.isfinite().all()
+    assert vd.decode_image(x).shape == (2, 3, unit, 3 * unit)
+    z = vd.encode_image([Image.new("RGB", (50, 7))], SampleNoise([1]), unit, 3 * unit)
+    assert z.shape == (1, *shape)
+    with pytest.raises(ValueError, match=f"height is {unit + 1}.*multiple of {unit}"):
+        vd.latent_shape("image", height=unit + 1)
+    with pytest.raises(ValueError, match="width is 0"):
+        vd.latent_shape("image", width=0)
+    with pytest.raises(ValueError, match="A text has no height"):
+        vd.latent_shape("text", height=unit)
+    odd = torch.zeros(2, shape[0], vd.latent_shape("image")[1] + 1, shape[2])
+    with pytest.raises(ValueError, match="halve"):
+        vd.eps(odd, 301, [(context, 1.0)])
 
 
 def test_guidance_uses_the_null_contexts(vd, noisy, contexts):
@@ -103,6 +131,8 @@ def test_latents_are_scaled_and_the_posterior_is_sampled_on_demand(vd):
         (lambda vd, x, c: vd.eps(x, 1, [(Context("text", c.tokens[..., :3]), 1.0)]), "3 wide"),
         (lambda vd, x, c: Context("sound", c.tokens), "'image' or 'text', not 'sound'"),
         (lambda vd, x, c: Context("text", c.tokens[0]), "give \\(B, tokens, width\\)"),
+        (lambda vd, x, c: vd.null_context("image", "image", 1, "white"), "zeros, black, grey"),
+        (lambda vd, x, c: vd.null_context("text", "image", 1, "black"), "none for a text"),
         (lambda vd, x, c: vd.latent_shape("sound"), "no latent of kind 'sound'"),
         (lambda vd, x, c: vd.encode_image(torch.rand(1, 3, 15, 16)), "multiples of 2"),
         (lambda vd, x, c: vd.text_context(["red " * 50]), "the limit is 32"),
@@ -116,8 +146,10 @@ def test_bad_input_is_one_sentence(vd, noisy, contexts, call, message):
 def test_a_component_that_was_not_loaded_says_how_to_load_it(vd):
     part = VersatileDiffusion(vd.spec, {"image_decoder": vd.image_decoder})
     assert part.loaded == ("image_decoder",)
-    with pytest.raises(ValueError, match=r"needs clip_text.*components="):
+    with pytest.raises(ValueError, match=r"needs clip_text, .* without \(it has image_decoder\)"):
         part.text_context(["a red circle"])
+    with pytest.raises(ValueError, match="needs text_context"):
+        part.text_context_column  # noqa: B018
     with pytest.raises(ValueError, match="Unknown components"):
         VersatileDiffusion(vd.spec, {"engine": vd.image_decoder})
 

@@ -11,7 +11,8 @@ from analysis.modes.sampling import Sampling, denoise, fingerprint
 from analysis.modes.settings import seeds_from
 from analysis.results.outputs import Result, identity, read_record, save
 from data.pictures import Picture, open_picture, picture_files, pictures
-from lib.checkpoints.weights import build, load
+from lib.checkpoints.weights import load
+from lib.components import build
 from lib.config import FLOWS
 from lib.images import to_pil
 from lib.model import Context

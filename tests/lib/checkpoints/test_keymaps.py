@@ -9,7 +9,7 @@ import torch
 
 from lib.checkpoints import keymaps
 from lib.checkpoints.released_config import read_released
-from lib.checkpoints.weights import build
+from lib.components import build
 from lib.config import COMPONENTS, VD_FOUR_FLOW_V1_0, VD_MINI, ModelSpec
 
 DATA = Path(__file__).parents[2] / "fixtures"

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from lib.checkpoints import weights
-from lib.checkpoints.weights import build, load, save
+from lib.checkpoints.weights import load, save
+from lib.components import build
 from lib.config import COMPONENTS, VD_MINI
 from lib.model import VersatileDiffusion
 from tests.lib.small_model import SPEC, official, same, small_vd
@@ -33,7 +34,7 @@ def test_what_is_saved_comes_back(vd, tmp_path):
 def test_a_model_loaded_from_a_pickle_can_be_saved(tmp_path):
     torch.save(official(), tmp_path / "official.pth")
     save(load(tmp_path / "official.pth", spec=SPEC, device="cpu"), tmp_path / "m")
-    assert load(tmp_path / "m", device="cpu").loaded == COMPONENTS
+    assert load(tmp_path / "m", device="cpu").available == COMPONENTS
 
 
 def test_half_precision_is_the_default_and_halves_the_file(vd, tmp_path):

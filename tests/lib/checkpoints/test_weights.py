@@ -1,5 +1,6 @@
 """Loading: every layout, only what is asked for, strictly."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def vd() -> VersatileDiffusion:
 
 
 def test_a_loaded_model_is_complete_frozen_and_in_evaluation_mode(vd):
-    assert vd.loaded == COMPONENTS
+    assert vd.loaded == vd.available == COMPONENTS
     assert not vd.training and not any(p.requires_grad for p in vd.parameters())
     assert {p.device.type for p in vd.parameters()} == {"cpu"}
     assert vd.dtype is torch.float32
@@ -84,11 +85,40 @@ def test_a_flow_loads_and_reads_its_parts_only(file, monkeypatch, flow, data, co
     assert set(with_encoder.loaded) == parts | {f"{data}_encoder"}
 
 
-def test_what_was_not_loaded_is_named_when_it_is_needed(file):
-    some = load(file, components=["time_embed", "image_data"], spec=SPEC, device="cpu")
+def test_components_are_read_when_first_required(file, monkeypatch):
+    read = []
+    get = TensorFile.__getitem__
+    monkeypatch.setattr(TensorFile, "__getitem__", lambda f, k: (read.append(k), get(f, k))[1])
+    lazy = load(file, spec=SPEC, device="cpu", dtype=torch.bfloat16)
+    assert lazy.loaded == () and lazy.available == COMPONENTS and read == []
+    assert (lazy.device, lazy.dtype) == (torch.device("cpu"), torch.bfloat16)
     context = Context("text", torch.zeros(1, 3, 48))
-    with pytest.raises(ValueError, match="text_context"):
-        some.eps(torch.zeros(1, 4, 8, 8), 1, [(context, 1.0)])
+    lazy.eps(torch.zeros(1, 4, 8, 8), 1, [(context, 1.0)])
+    assert lazy.loaded == ("time_embed", "image_data", "text_context")
+    assert {keymaps.owner("official", SPEC, key) for key in read} == set(lazy.loaded)
+    assert len(read) == len(set(read))
+    assert lazy.clip_text is lazy.component("clip_text")
+    assert lazy.clip_text.text_projection.weight.dtype is torch.bfloat16
+    assert not lazy.clip_text.training
+    assert not any(p.requires_grad for p in lazy.parameters())
+    lazy.float()
+    assert lazy.image_context_column is lazy.component("image_context")
+    assert {p.dtype for p in lazy.parameters()} == {torch.float32}  # what comes later, too
+
+
+def test_a_component_that_threads_need_at_once_is_read_once(file, monkeypatch):
+    filled = []
+    fill = weights.fill
+    monkeypatch.setattr(weights, "fill", lambda *a: (filled.append(a[1]), fill(*a))[1])
+    lazy = load(file, spec=SPEC, device="cpu")
+    with ThreadPoolExecutor(8) as threads:
+        modules = set(threads.map(lazy.component, ["image_data"] * 16))
+    assert len(modules) == 1 and filled == ["image_data"]
+
+
+def test_a_model_that_only_has_a_dtype_moves(file):
+    lazy = load(file, spec=SPEC, device="cpu").to(torch.float64)
+    assert lazy.loaded == () and lazy.dtype is lazy.time_embed[0].weight.dtype is torch.float64
 
 
 @pytest.mark.parametrize("wrong", [{"flows": "t2x"}, {"components": ["image_data", "audio"]}])
@@ -121,17 +151,19 @@ def test_bare_files(vd, tmp_path):
         path = tmp_path / f"{layout}.pth"
         torch.save(in_layout(layout), path)
         alone = load(path, spec=SPEC, device="cpu")
-        assert set(alone.loaded) == set(parts)
+        assert set(alone.available) == set(parts)
         assert same(alone, parts)
         with pytest.raises(ValueError, match="image_data"):
             load(path, components="image_data", spec=SPEC)
+        with pytest.raises(ValueError, match="does not hold the component time_embed"):
+            alone.require("time_embed")
 
 
 def test_a_diffuser_alone_finds_the_rest_beside_it(vd, tmp_path):
     diffuser = {k: v for k, v in official().items() if k.startswith("diffuser.")}
     torch.save(diffuser, tmp_path / "vd-four-flow-v1-0.pth")
     with pytest.raises(ValueError, match=r"image_encoder: put kl-f8\.pth"):
-        load(tmp_path, spec=SPEC)
+        load(tmp_path, components=COMPONENTS, spec=SPEC)
     torch.save(in_layout("kl-f8"), tmp_path / "kl-f8.pth")
     with pytest.raises(ValueError, match=r"text_decoder: put optimus-vae\.pth"):
         load(tmp_path, components="text_decoder", spec=SPEC)
@@ -167,21 +199,21 @@ def test_known_optional_keys_are_never_an_error(vd, tmp_path):
 def test_a_missing_key_is_named(tmp_path):
     path = edited(tmp_path / "x.safetensors", drop=[KEY])
     with pytest.raises(ValueError, match=rf"text_data.*1 missing: {KEY}"):
-        load(path, spec=SPEC)
-    load(path, flows="t2i", spec=SPEC)  # not a part of this flow
+        load(path, components=COMPONENTS, spec=SPEC)
+    load(path, flows="t2i", spec=SPEC, device="cpu")  # not a part of this flow
 
 
 def test_a_left_over_key_of_a_component_is_named(tmp_path):
     path = edited(tmp_path / "x.safetensors", **{KEY + "_v": torch.zeros(3)})
     with pytest.raises(ValueError, match=rf"1 left over: {KEY}_v"):
-        load(path, spec=SPEC)
+        load(path, components=COMPONENTS, spec=SPEC)
 
 
 def test_many_problems_are_counted_not_listed(tmp_path):
     drop = [k for k in official() if k.startswith("diffuser.image.context_blocks.0.")]
     path = edited(tmp_path / "x.safetensors", drop=drop)
     with pytest.raises(ValueError, match=rf"{len(drop)} missing: .* and {len(drop) - 4} more"):
-        load(path, spec=SPEC)
+        load(path, components=COMPONENTS, spec=SPEC)
 
 
 def test_a_key_of_unknown_prefix_is_refused(tmp_path):
@@ -193,7 +225,7 @@ def test_a_key_of_unknown_prefix_is_refused(tmp_path):
 def test_a_wrong_shape_is_named(tmp_path):
     path = edited(tmp_path / "x.safetensors", **{KEY: torch.zeros(7)})
     with pytest.raises(ValueError, match=rf"wrong shape: {KEY} is \(7,\) instead of \(128,\)"):
-        load(path, spec=SPEC)
+        load(path, components=COMPONENTS, spec=SPEC)
 
 
 def test_a_file_of_another_size_is_refused(file):
@@ -205,7 +237,7 @@ def test_an_untied_head_is_refused(tmp_path):
     head = "vae.text.decoder.lm_head.weight"
     path = edited(tmp_path / "x.safetensors", **{head: official()[head] + 1})
     with pytest.raises(ValueError, match=r"x\.safetensors.*lm_head"):
-        load(path, spec=SPEC)
+        load(path, components=COMPONENTS, spec=SPEC)
 
 
 # ---------------------------------------------------------------------- device and precision

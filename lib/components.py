@@ -1,0 +1,147 @@
+"""The parts that a model consists of: built by name, read from their files when first required."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from lib.clip import ClipText, ClipVision
+from lib.config import COMPONENTS, ModelSpec
+from lib.kl_vae import KLDecoder, KLEncoder
+from lib.optimus import OptimusDecoder, OptimusEncoder
+from lib.unet import ContextColumn, DataColumn, TimeEmbed
+
+Read = Callable[[str, torch.device, torch.dtype], nn.Module]
+"""Reads a component from its file: (name, device, dtype) -> module, or ValueError."""
+
+_ATTRIBUTES = {f"{name}_column" if name.endswith("_context") else name: name for name in COMPONENTS}
+"""Where a component is kept: contexts are *made* by methods of the context columns' names."""
+
+_reading = threading.RLock()  # two threads that need the same component read it once
+
+
+def build(spec: ModelSpec, component: str) -> nn.Module:
+    """A fresh, randomly initialised component; under `torch.device("meta")` just its structure.
+
+    Raises:
+        ValueError: not one of `lib.config.COMPONENTS`.
+    """
+    check_components([component])
+    kind, _, role = component.partition("_")
+    if component == "time_embed":
+        return TimeEmbed(spec.unet)
+    if role == "data":
+        return DataColumn(kind, spec.unet)
+    if role == "context":
+        return ContextColumn(kind, spec.unet)
+    network, config = {
+        "image_encoder": (KLEncoder, spec.image_vae),
+        "image_decoder": (KLDecoder, spec.image_vae),
+        "text_encoder": (OptimusEncoder, spec.text_vae),
+        "text_decoder": (OptimusDecoder, spec.text_vae),
+        "clip_text": (ClipText, spec.clip),
+        "clip_vision": (ClipVision, spec.clip),
+    }[component]
+    return network(config)
+
+
+def check_components(names: Sequence[str]) -> None:
+    """ValueError unless all are names of components."""
+    unknown = sorted(set(names) - set(COMPONENTS))
+    if unknown:
+        raise ValueError(
+            f"Unknown components {', '.join(unknown)}: choose from {', '.join(COMPONENTS)}."
+        )
+
+
+class Components(nn.Module):
+    """Components by name, each in memory, or still in the file it is read from.
+
+    They are attributes, too: `vd.clip_text` is `vd.component("clip_text")`. Only the context
+    columns have other names there, `vd.image_context_column` and `vd.text_context_column`.
+
+    Args:
+        components: name (one of `lib.config.COMPONENTS`) -> module, those in memory already.
+        read: reads any other when it is first required; None: there are no others.
+        readable: names of those that `read` is able to read.
+        device, dtype: of the components that are going to be read; by default as those in memory.
+    """
+
+    def __init__(
+        self,
+        components: Mapping[str, nn.Module],
+        read: Read | None = None,
+        readable: Sequence[str] = (),
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_components([*components, *readable])
+        self._read, self._readable = read, frozenset(readable)
+        for attribute, name in _ATTRIBUTES.items():
+            if components.get(name) is not None:
+                setattr(self, attribute, components[name])
+        # an empty tensor that moves as the weights do, also while there are none
+        place = torch.empty(0, device=device or self.device, dtype=dtype or self.dtype)
+        self.register_buffer("_place", place, persistent=False)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the components in memory."""
+        return tuple(name for at, name in _ATTRIBUTES.items() if at in self._modules)
+
+    @property
+    def available(self) -> tuple[str, ...]:
+        """Names of the components in memory, or in files that they can be read from."""
+        return tuple(n for n in COMPONENTS if n in self.loaded or n in self._readable)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, or are going to be."""
+        return self._first().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what precision the weights are, or are going to be."""
+        return self._first().dtype
+
+    def component(self, name: str) -> nn.Module:
+        """The component of that name (one of `lib.config.COMPONENTS`), read if it was not yet.
+
+        Raises:
+            ValueError: no such component, or this model does not have it; a damaged file.
+        """
+        check_components([name])
+        attribute = name + "_column" * name.endswith("_context")
+        with _reading:
+            if attribute not in self._modules:
+                if self._read is None:
+                    raise ValueError(
+                        f"This needs {name}, which this model was made without (it has "
+                        f"{', '.join(self.loaded) or 'nothing'}): load a whole one."
+                    )
+                setattr(self, attribute, self._read(name, self.device, self.dtype))
+        return self._modules[attribute]
+
+    def require(self, *names: str) -> None:
+        """Read those components that are not in memory yet.
+
+        Raises:
+            ValueError: one that this model does not have; a damaged file.
+        """
+        for name in names:
+            self.component(name)
+
+    def __getattr__(self, name: str) -> Any:
+        """What `nn.Module` does not find: a component that was not read yet."""
+        if name in _ATTRIBUTES and name not in self._modules:
+            return self.component(_ATTRIBUTES[name])
+        return super().__getattr__(name)
+
+    def _first(self) -> torch.Tensor:
+        place = self._buffers.get("_place", torch.empty(0))
+        return next(self.parameters(), place)
