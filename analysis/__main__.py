@@ -37,7 +37,7 @@ from analysis.commands import APPLICATIONS, open_files, options_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from analysis.modes.batch import Saved
+    from analysis.results import Saved
     from analysis.modes.sampling import Job
     from analysis.modes.series import Series
 
@@ -248,7 +248,8 @@ def load_model(
 
 def run_job(job: Job | Series, args: argparse.Namespace) -> int:
     """Make a job's samples, save them, and tell: paths, or one JSON document."""
-    from analysis.modes.batch import make, save_sheet
+    from analysis.modes.batch import make
+    from analysis.results.outputs import save_sheet
 
     kind = getattr(args, "film", None)
     if args.output != "pil" and (args.sheet or kind):

@@ -1,95 +1,186 @@
-"""Writing side by side: numbers that nobody else gets, files that are whole or not there.
+"""Writing side by side: files that are whole or not there, numbers that nobody else gets.
 
-A running number is claimed first, by creating a file of that number exclusively; whoever holds the
-claim of a number that no finished file has is the only one to write it. Contents are written under
-hidden names, then linked to their final ones.
+Everything is written under a hidden temporary name beside its final one and then moved there, so
+nobody ever reads half a file. A temporary name holds a hash of the final name, which keeps it short
+enough for every disk, and the process that writes it: what killed processes have left is removed
+by the next one that writes in that folder.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import shutil
 import signal
+import socket
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
-_NUMBERED = re.compile(r"\.?(\d{4,})[._]")
+_NUMBERED = re.compile(r"(\d{4,9})_|\.(\d{4,9})\.claim$")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.([0-9a-f]{8}-\d+)-\d+\.tmp")
+_OLD = 24 * 3600
+"""Seconds after which a temporary file of another machine, whose processes cannot be asked after,
+counts as left behind."""
+_STARTED = time.time()
+_ASKING = threading.Lock()
+
+
+# ---------------------------------------------------------------------- files that replace others
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, over another if there is one; its folder is made."""
+    with replacing() as temporary:
+        data = content if isinstance(content, bytes) else content.encode()
+        temporary(path).write_bytes(data)
 
 
 @contextmanager
-def claimed_number(folder: Path) -> Iterator[int]:
-    """A number that no file in the folder has, and that nobody else gets while it is held.
+def replacing() -> Iterator[Callable[[Path], Path]]:
+    """Files, or whole new folders, that take their final places together at the end of a block.
 
-    Files belong to it by their name: `0007_...`.
+    >>> with replacing() as temporary:
+    ...     save_file(tensors, temporary(folder / "weights.safetensors"))
+    ...     temporary(folder / "config.json").write_text(config)
+
+    The block gets a function from final to temporary paths; folders above are made. If the block
+    raises, all is as it was before. Ctrl-C waits while the files take their places.
     """
-    number = 1 + max(_numbers(folder), default=0)
-    while True:
-        claim = folder / f".{number:04d}.claim"
-        try:
-            claim.open("xb").close()
-        except FileExistsError:
-            number += 1
-            continue
-        # Somebody may have claimed, written and released this number since the folder was listed.
-        # Files stand before their claim goes, so from here on what is seen is how it stays.
-        if not any(folder.glob(f"{number:04d}_*")):
-            break
-        claim.unlink()
-        number += 1
+    staged: dict[Path, Path] = {}
+    with ExitStack() as stack:
+
+        def temporary(path: Path) -> Path:
+            staged[path] = stack.enter_context(beside(path))
+            return staged[path]
+
+        yield temporary
+        for written in staged.values():
+            _to_disk(written)
+        with held_interrupts():
+            for path, written in staged.items():
+                os.replace(written, path)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, for `put`; what is there at the end of the block goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_once(os.path.abspath(path.parent), os.getpid())
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    temporary = path.with_name(f".{digest}.{_owner()}-{threading.get_native_id()}.tmp")
     try:
-        yield number
+        yield temporary
     finally:
-        claim.unlink(missing_ok=True)
+        _remove(temporary)
 
 
-def _numbers(folder: Path) -> Iterator[int]:
-    """Running numbers of finished files and of claims."""
-    for entry in os.scandir(folder):
-        match = _NUMBERED.match(entry.name)
-        if match:
-            yield int(match[1])
+def put(temporary: Path, path: Path) -> None:
+    """Give what was written `beside` a path its final name, over another file if there is one."""
+    _to_disk(temporary)
+    os.replace(temporary, path)
 
 
-def write_all(contents: dict[Path, bytes]) -> None:
-    """Write all files, or none, and none over another.
+def _to_disk(written: Path) -> None:
+    """Have a file on the disk, readable for whom new files are (some writers hide theirs)."""
+    if not written.is_dir():
+        with _ASKING:
+            umask = os.umask(0o077)  # the only way to ask for it
+            os.umask(umask)
+        written.chmod(0o666 & ~umask)
+        with written.open("r+b") as file:
+            os.fsync(file.fileno())
+
+
+# ---------------------------------------------------------------------- new files under a number
+
+
+def write_numbered(folder: Path, contents: Callable[[int], dict[str, bytes]]) -> list[Path]:
+    """Write files of a new running number: all or none, and none over another.
+
+    The number is one that no file in the folder has, whose name begins with it: `0007_...`. It is
+    claimed by a file of its own, which nobody else can create; the claim names the files that
+    belong together, so that of a process that was killed between two, the next removes the first.
+
+    Args:
+        folder: made if missing.
+        contents: from the number to names and contents, in the order in which they appear.
+
+    Returns:
+        The paths, in that order.
 
     Raises:
         OSError: as usual; nothing is left behind.
     """
-    temporary = {path: path.with_name(f".{path.name}.tmp") for path in contents}
+    folder.mkdir(parents=True, exist_ok=True)
+    names = os.listdir(folder)
+    number = 1 + max(_numbers(names), default=0)
+    while not (claim := _claimed(folder, number)):
+        number += 1
+    try:
+        # Claims go only under a higher one, so that nobody takes a number whose claim is on its way
+        for name in names:
+            with suppress(OSError):  # somebody else was faster
+                if name.endswith(".claim") and _NUMBERED.match(name):
+                    _sweep_claim(folder / name)
+        paths = {folder / name: content for name, content in contents(number).items()}
+        with ExitStack() as stack:
+            temporary = {path: stack.enter_context(beside(path)) for path in paths}
+            for path, content in paths.items():
+                temporary[path].write_bytes(content)
+                _to_disk(temporary[path])
+            with claim.open("a", encoding="utf-8") as file:
+                file.writelines(f"\n{path.name}" for path in paths)
+            _place_all(temporary)
+    finally:
+        claim.unlink(missing_ok=True)
+    return list(paths)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a process holds the claim of this file's number: its other files are on their way."""
+    number = _NUMBERED.match(path.name)
+    return bool(number) and path.with_name(f".{number[1]}.claim").exists()
+
+
+def _claimed(folder: Path, number: int) -> Path | None:
+    """The claim of a number, unless somebody has, or has had, that number."""
+    claim = folder / f".{number:04d}.claim"
+    try:
+        with claim.open("x") as file:
+            file.write(_owner())
+    except FileExistsError:
+        return None
+    # Somebody may have claimed, written and released this number since the folder was listed.
+    # Files stand before their claim goes, so from here on what is seen is how it stays.
+    if not any(folder.glob(f"{number:04d}_*")):
+        return claim
+    claim.unlink()
+    return None
+
+
+def _numbers(names: list[str]) -> Iterator[int]:
+    """Running numbers of finished files and of claims."""
+    for name in names:
+        if match := _NUMBERED.match(name):
+            yield int(match[1] or match[2])
+
+
+def _place_all(temporary: dict[Path, Path]) -> None:
     placed: list[Path] = []
     try:
-        for path, content in contents.items():
-            with temporary[path].open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in contents:
-            _place(temporary[path], path)
+        for path, written in temporary.items():
+            _place(written, path)
             placed.append(path)
-    except BaseException:  # also Ctrl-C: a picture without its record is no result
+    except BaseException:  # also Ctrl-C: a record without its picture is no result
         for path in placed:
             path.unlink(missing_ok=True)
         raise
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, over another if there is one; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _place(temporary: Path, path: Path) -> None:
@@ -102,6 +193,64 @@ def _place(temporary: Path, path: Path) -> None:
         if path.exists():
             raise
         os.rename(temporary, path)
+
+
+# ---------------------------------------------------------------------- leftovers
+
+
+@cache
+def _sweep_once(folder: str, process: int) -> None:
+    """Before a process writes its first file in a folder; later ones would find nothing new."""
+    with suppress(OSError):  # a folder that cannot be listed
+        for path in map(Path(folder).joinpath, os.listdir(folder)):
+            with suppress(OSError):  # somebody else was faster
+                match = _TEMPORARY.fullmatch(path.name)
+                if match and _is_gone(match[1], path.lstat().st_mtime):
+                    _remove(path)
+
+
+def _sweep_claim(claim: Path) -> None:
+    owner, *names = claim.read_text("utf-8", "replace").split("\n")
+    if _is_gone(owner, claim.stat().st_mtime):
+        paths = [claim.parent / Path(name).name for name in names]
+        there = [path for path in paths if path.is_file()]
+        for path in [claim] if len(there) == len(paths) else [*there, claim]:
+            path.unlink(missing_ok=True)
+
+
+def _owner() -> str:
+    return f"{_host()}-{os.getpid()}"
+
+
+@cache
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _is_gone(owner: str, written: float) -> bool:
+    """Whether the process that wrote a file at that time has ended."""
+    host, _, process = owner.partition("-")
+    if host != _host() or os.name != "posix" or not process.isdigit():
+        return time.time() - written > _OLD
+    if int(process) == os.getpid():  # an earlier one that had our number, in a container
+        return written < _STARTED - 1
+    try:
+        os.kill(int(process), 0)  # asks, and sends nothing
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # another user's
+        return False
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------- interrupts, consoles
 
 
 @contextmanager
@@ -121,3 +270,14 @@ def held_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
         if pressed:
             signal.raise_signal(signal.SIGINT)
+
+
+def printable(text: object, encoding: str | None = None) -> str:
+    """A text that printing cannot fail on: what the console's encoding lacks becomes an escape.
+
+    Args:
+        text: with any characters, also the halves of pairs that stand for bytes in file names.
+        encoding: default: that of standard output.
+    """
+    encoding = encoding or getattr(sys.stdout, "encoding", None) or "utf-8"
+    return str(text).encode(encoding, "backslashreplace").decode(encoding)

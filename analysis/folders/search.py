@@ -30,7 +30,7 @@ from torch import Tensor
 from analysis.folders.indexing import Update, update_index
 from analysis.folders.neighbours import best, candidates, choose, cosines
 from analysis.folders.vectors import Collection, Encoder, read_index
-from analysis.results.outputs import Result
+from analysis.results import Result
 from analysis.results.sheets import CELL, contact_sheet
 from data.folders import shown
 from data.pictures import Picture, open_picture

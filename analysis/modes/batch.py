@@ -7,30 +7,12 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from analysis.modes.sampling import Job
-from analysis.results.outputs import OUT, Result, finished, identity, read_record, save, title
-from data.pictures import open_picture
+from analysis.results.outputs import OUT, Saved, finished, identity, read_record, save
 from lib.files import held_interrupts
-
-
-@dataclass(frozen=True)
-class Saved:
-    """One result on disk.
-
-    Attributes:
-        path: the picture or text.
-        record: as it was saved.
-        new: whether it was made just now, or lay there already.
-    """
-
-    path: Path
-    record: dict[str, Any]
-    new: bool
 
 
 def make(
@@ -67,24 +49,3 @@ def make(
             for k in range(len(part)):
                 (path,) = save(part[k], out)
                 report(Saved(path, read_record(path), new=True))
-
-
-def save_sheet(saved: Sequence[Saved], out: str | Path = OUT) -> Path:
-    """Put saved pictures on one contact sheet, as a result of its own in `out/sheets/`.
-
-    Args:
-        saved: pictures, at least one.
-        out: folder.
-
-    Raises:
-        ValueError: a picture is no longer there.
-        OSError: the sheet could not be saved.
-    """
-    records = [one.record for one in saved]
-    images = [open_picture(one.path) for one in saved]
-    sheet = Result(records[0]["mode"], {"mode": "", "samples": records}, images).sheet()
-    sample = {"prompt": title(records[0]), "seed": records[0]["seed"]}
-    of = [f"{record['mode']}/{record['file']}" for record in records]
-    record = {"mode": "sheets", "of": of, "samples": [sample]}
-    (path,) = save(Result("sheets", record, [sheet]), out)
-    return path

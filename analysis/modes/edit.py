@@ -33,7 +33,7 @@ from analysis.modes.focus import bands_of, top_components
 from analysis.modes.masks import Mask
 from analysis.modes.mix import both_scales, kinds_at, mixed_scale, used_scales
 from analysis.modes.sampling import Conditions, Job, Tick, counted, denoise
-from analysis.results.outputs import Result
+from analysis.results import Result
 from lib.checks import number, texts, whole_number
 from lib.model import Context, VersatileDiffusion
 from lib.noise import SampleNoise

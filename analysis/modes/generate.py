@@ -38,7 +38,7 @@ from torch import Tensor
 
 from analysis.modes.flows import Pictures, Texts, flow_job
 from analysis.modes.inputs import known_options
-from analysis.results.outputs import Result
+from analysis.results import Result
 from lib.model import Context, VersatileDiffusion
 
 

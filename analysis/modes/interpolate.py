@@ -17,7 +17,7 @@ from torch import Tensor
 
 from analysis.modes.applications import Options, Sample, Source, application_job, paired
 from analysis.modes.sampling import Conditions, Job
-from analysis.results.outputs import Result
+from analysis.results import Result
 from data.pictures import Picture, names_a_picture
 from lib.checks import whole_number
 from lib.model import Context, Mix, VersatileDiffusion

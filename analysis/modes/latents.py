@@ -1,4 +1,4 @@
-"""Results that hold tensors: read again from disk, and decoded later.
+"""Results that hold latents, decoded later, also after they were read again from disk.
 
 >>> made = text_to_image(vd, "a red circle", n=4, seed=20, output="latents")
 >>> paths = save(made)                                            # output/t2i/..., .safetensors
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,35 +18,13 @@ from torch import Tensor
 from analysis.modes.decoding import check_output, decode
 from analysis.modes.sampling import default_batch
 from analysis.modes.settings import Sampling
-from analysis.results.outputs import Result, joined, read_record
-from lib.checkpoints.tensor_files import open_tensors
+from analysis.results.result import Result, joined
 from lib.fingerprints import fingerprint
 from lib.model import VersatileDiffusion
 from lib.noise import SampleNoise
 from lib.sampler import SAMPLERS
 
-_OF_DISK = ("file", "created", "seconds")
 _FROM_RECORD = ("steps", "scale", "sampler", "eta", "fidelity", "interval", "noise")
-
-
-def read(paths: str | Path | Sequence[str | Path]) -> Result:
-    """Saved tensors or latents as a result again.
-
-    Args:
-        paths: .safetensors files that `analysis.results.outputs.save` wrote, of one mode and output.
-
-    Raises:
-        ValueError: none, a file that holds no result, or results of different kinds.
-    """
-    paths = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    if not paths:
-        raise ValueError("There is no file to read: give the path of at least one.")
-    parts = [_read(path) for path in paths]
-    kinds = {(part.mode, part.record["output"], part.tensors.shape[1:]) for part in parts}
-    if len(kinds) > 1:
-        told = ", ".join(f"{output} of {mode}" for mode, output, _ in sorted(kinds))
-        raise ValueError(f"The files hold {told}, of {len(kinds)} kinds: read each kind by itself.")
-    return joined(parts)
 
 
 def decoded(vd: VersatileDiffusion, result: Result, output: str = "pil") -> Result:
@@ -83,18 +60,6 @@ def decoded(vd: VersatileDiffusion, result: Result, output: str = "pil") -> Resu
             made = decode(vd, data, result.tensors[part], output, noise, temperature)
             parts.append(Result(result.mode, {"samples": records}, **made))
     return replace(joined(parts), record={**result.record, "output": output})
-
-
-def _read(path: Path) -> Result:
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path} holds no tensors: give a .safetensors file that was saved here.")
-    file, record = open_tensors(path), read_record(path)
-    name = str(record.get("output"))
-    if list(file.shapes) != [name] or "seed" not in record:
-        raise ValueError(f"{path} is not a result that was saved here: its record does not fit it.")
-    sample = {key: value for key, value in record.items() if key not in _OF_DISK}
-    shared = {key: sample.pop(key) for key in ("mode", "output")}
-    return Result(shared["mode"], {**shared, "samples": [sample]}, tensors=file[name][None])
 
 
 def _settings(record: dict[str, Any]) -> list[Any]:

@@ -31,7 +31,7 @@ from analysis.modes.focus import bands_of, focus_context
 from analysis.modes.masks import Mask
 from analysis.modes.sampling import Job
 from analysis.modes.series import Series, along
-from analysis.results.outputs import Result
+from analysis.results import Result
 from data.pictures import pictures
 from lib.checks import number
 from lib.model import Context, Mix, VersatileDiffusion

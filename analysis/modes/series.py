@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from analysis.modes.sampling import Job
-from analysis.results.outputs import Result, joined
+from analysis.results import Result, joined
 from lib.sampler import Step
 
 

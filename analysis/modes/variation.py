@@ -30,7 +30,7 @@ from analysis.modes.focus import (
     focus_first_release,
 )
 from analysis.modes.sampling import Job
-from analysis.results.outputs import Result
+from analysis.results import Result
 from lib.checks import whole_number
 from lib.model import Context, Mix, VersatileDiffusion
 

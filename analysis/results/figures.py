@@ -8,18 +8,22 @@ plain objects, no pyplot: nothing global is left behind, and a notebook shows on
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from analysis.results.outputs import OUT, slug
+from analysis.results.result import html_picture
+from lib.files import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Okabe and Ito, "Color Universal Design" (2008), without yellow, which paper swallows
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
@@ -48,10 +52,15 @@ DPI = 150
 
 
 class Chart(Figure):
-    """A figure that notebooks show by themselves."""
+    """A figure that notebooks show by themselves, with what its axes say as words for it."""
 
-    def _repr_png_(self) -> bytes:
-        return rendered(self, "png")
+    def _repr_html_(self) -> str:
+        parts = [self.get_suptitle()]
+        for axes in self.axes:
+            ends = " over ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel())))
+            parts += [": ".join(filter(None, (axes.get_title(), ends)))]
+        words = "; ".join(dict.fromkeys(filter(None, parts)))
+        return html_picture(rendered(self, "png"), " ".join(f"Figure: {words}".split()))
 
 
 styled = matplotlib.rc_context(STYLE)
@@ -125,17 +134,8 @@ def save_figure(figure: Figure, name: str, out: str | Path = OUT) -> tuple[Path,
     """
     if slug(name, longest=max(40, len(name))) != name:
         raise ValueError(f"A figure cannot be called {name!r}: use a-z, 0-9 and hyphens.")
-    folder = Path(out) / FOLDER
-    contents = {folder / f"{name}.{kind}": rendered(figure, kind) for kind in ("png", "svg")}
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
-    try:
-        for path, content in contents.items():
-            temporary[path].write_bytes(content)
-        for path in contents:
-            os.replace(temporary[path], path)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
-    png, svg = contents
+    png, svg = (Path(out) / FOLDER / f"{name}.{kind}" for kind in ("png", "svg"))
+    with replacing() as temporary:
+        for path in (png, svg):
+            temporary(path).write_bytes(rendered(figure, path.suffix[1:]))
     return png, svg

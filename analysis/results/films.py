@@ -9,7 +9,6 @@ whole or not at all. PyAV is only imported for MP4.
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -18,11 +17,10 @@ from types import ModuleType
 
 from PIL import Image
 
-from analysis.modes.batch import Saved
-from analysis.results.outputs import OUT, slug, title
-from data.pictures import open_picture
+from analysis.results.outputs import OUT, Saved, as_json, slug
+from analysis.results.result import title
 from lib.checks import number
-from lib.files import claimed_number, write_all
+from lib.files import write_numbered
 
 KINDS = ("gif", "mp4")
 _SHARP = 256
@@ -84,24 +82,26 @@ def save_film(
         ValueError: a picture is no longer there, or they make no film.
         OSError: it could not be saved.
     """
-    saved = sorted(saved, key=lambda one: (one.record["seed"], one.record.get("position", 0)))
-    content = film([open_picture(one.path) for one in saved], seconds, back, kind)
-    folder = Path(out) / "films"
-    folder.mkdir(parents=True, exist_ok=True)
+    from data.pictures import open_picture  # torch takes seconds
+
+    saved = sorted(saved, key=lambda k: (k.record["seed"], k.record.get("position", 0)))
+    content = film([open_picture(frame.path) for frame in saved], seconds, back, kind)
     first = saved[0].record
     record = {
         "mode": "films",
-        "of": [f"{one.record['mode']}/{one.record['file']}" for one in saved],
+        "of": [f"{frame.record['mode']}/{frame.record['file']}" for frame in saved],
         "prompt": title(first),
         "seed": first["seed"],
         "seconds_a_frame": seconds,
         "back": back,
     }
-    with claimed_number(folder) as free:
-        path = folder / f"{free:04d}_{slug(title(first))}_seed{first['seed']}.{kind}"
-        text = json.dumps({**record, "file": path.name}, ensure_ascii=False, indent=2) + "\n"
-        write_all({path: content, path.with_suffix(".json"): text.encode()})
-    return path
+
+    def contents(number: int) -> dict[str, bytes]:
+        stem = f"{number:04d}_{slug(title(first))}_seed{first['seed']}"
+        text = as_json({**record, "file": f"{stem}.{kind}"})
+        return {f"{stem}.json": text.encode(), f"{stem}.{kind}": content}
+
+    return write_numbered(Path(out) / "films", contents)[-1]
 
 
 def _gif(frames: Sequence[Image.Image], milliseconds: int) -> bytes:

@@ -10,7 +10,7 @@ the pictures stay where they are: they are linked, relative to the page.
                  look.js      a closer look, the comparison
                  keys.js      keys, and the start
 
-Everything that `analysis.results.outputs` saved is shown, in folders of any depth, and so are pictures and
+Everything that was saved (`outputs`) is shown, in folders of any depth, and so are pictures and
 texts that lost their record, with what their names say. What cannot be read is named, not hidden.
 Prompts and file names are foreign text: the data is one block of JSON in which no tag can end or
 begin, the script makes text nodes of it, and a policy in the page's head lets no other script run
@@ -39,7 +39,7 @@ from PIL import Image
 
 from analysis.results.outputs import OUT, VOLATILE, read_record
 from data.folders import shown
-from lib.files import write_atomic
+from lib.files import is_being_written, printable, write_atomic
 
 PAGE = "index.html"
 KINDS = {".txt": "text", ".mp4": "film"}
@@ -178,6 +178,8 @@ def _add_results(found: Collection, folder: Path, names: list[str]) -> None:
         except _UNREADABLE as error:
             found.problems.append(f"{shown(path)} is passed over, it cannot be read ({error}).")
     for stem in sorted(records - results):
+        if is_being_written(folder / stem):
+            continue
         found.problems.append(f"{shown(folder / stem)}.json is a record whose result is missing.")
 
 
@@ -343,8 +345,8 @@ def run(args: argparse.Namespace) -> int:
     """
     path, found = write_gallery(args.out)
     for problem in () if args.quiet else found.problems:
-        print(f"warning: {shown(problem)}", file=sys.stderr)
+        print(f"warning: {printable(problem, sys.stderr.encoding)}", file=sys.stderr)
     counts = {"result": len(found.results), "evaluation": len(found.reports)}
     told = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items())
-    print(f"{shown(path)}  {told}")
+    print(f"{printable(path)}  {told}")
     return 0

@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 from analysis.results.outputs import read_record
 from analysis.results.sheets import contact_sheet
 from data.pictures import open_picture, picture_files
+from lib.files import printable, write_atomic
 
 RECORDS = "records"
 """Key of the PNG's metadata that holds the records of all results on a sheet, as a JSON list."""
@@ -148,17 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         info = PngInfo()
         info.add_itxt(RECORDS, json.dumps([read_record(path) for path in found]))
         sheet.save(buffer, "PNG", pnginfo=info)
-        args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        temporary = args.sheet.with_name(f".{args.sheet.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(buffer.getvalue())
-            os.replace(temporary, args.sheet)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomic(args.sheet, buffer.getvalue())
     except (ValueError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(printable(" ".join(str(error).split()), sys.stderr.encoding), file=sys.stderr)
         return 1
-    print(args.sheet)
+    print(printable(args.sheet))
     return 0
 
 

@@ -1,10 +1,10 @@
-"""Results, and results on disk.
+"""Results on disk.
 
     output/<mode>/0007_a-large-red-circle_seed20.png     the picture; carries its record as text
     output/<mode>/0007_a-large-red-circle_seed20.json    the record: all it takes to make it again
 
-Texts are .txt; tensors and latents .safetensors, with their record as metadata, to be read again by
-`analysis.modes.latents`.
+Texts are .txt; tensors and latents .safetensors, with their record as metadata, to be `read` again.
+A picture also carries the line of settings that common viewers of generated pictures show.
 
 Nothing is ever overwritten, also with many processes writing at once, and no half-written file ever
 has a final name (`lib.files`).
@@ -12,193 +12,45 @@ has a final name (`lib.files`).
 
 from __future__ import annotations
 
-import html
 import io
 import json
-import os
 import re
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from analysis.results.sheets import contact_sheet
-from lib.files import claimed_number, held_interrupts, write_all
-
-if TYPE_CHECKING:  # torch takes seconds, and only tensors need it
-    from torch import Tensor
+from analysis.results.result import Result, joined, title
+from lib.files import beside, held_interrupts, printable, write_numbered
 
 OUT = "output"
 VOLATILE = ("created", "seconds", "versions", "file", "text", "found")
 """What a record says of one making, and not of what was asked for."""
 
 _KEY = "record"
+_OF_DISK = ("file", "created", "seconds")
+_SAMPLERS = {"ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "heun": "Heun", "euler": "Euler"}
+_SAMPLERS["unipc"] = "UniPC"
+"""Samplers by the names that viewers of generated pictures know."""
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What a mode made, and everything needed to make it again: pictures, texts or tensors.
+@dataclass(frozen=True)
+class Saved:
+    """A result on disk.
 
     Attributes:
-        mode: what made it; the name of its folder.
-        record: plain JSON types: what all samples share, and under "samples" what each has of its
-            own (its seed, its prompt or input).
-        images: RGB pictures, if the mode makes pictures.
-        texts: strings, if it makes texts.
-        tensors: (B, ...) instead of both, for the outputs "tensor" and "latents"
-            (`analysis.modes.decoding`).
+        path: the picture or text.
+        record: as it was saved.
+        new: whether it was made just now, or lay there already.
     """
 
-    mode: str
+    path: Path
     record: dict[str, Any]
-    images: list[Image.Image] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    tensors: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        counts = {len(self.items), len(self.record["samples"])}
-        kinds = bool(self.images) + bool(self.texts) + (self.tensors is not None)
-        assert len(counts) == 1 and kinds <= 1, (counts, kinds)
-
-    @property
-    def items(self) -> list[Image.Image] | list[str] | list[Tensor]:
-        """The pictures, the texts, or the tensors."""
-        return list(self.tensors) if self.tensors is not None else self.images or self.texts
-
-    @property
-    def seeds(self) -> list[int]:
-        """One a sample."""
-        return [sample["seed"] for sample in self.record["samples"]]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, k: int) -> Result:
-        """One sample, as a result of its own."""
-        record = {**self.record, "samples": [self.record["samples"][k]]}
-        if self.tensors is not None:
-            return Result(self.mode, record, tensors=self.tensors[k][None])
-        if self.images:
-            return Result(self.mode, record, images=[self.images[k]])
-        return Result(self.mode, record, texts=[self.texts[k]])
-
-    def record_of(self, k: int) -> dict[str, Any]:
-        """The whole record of one sample, flat."""
-        return flat_record(self.record, self.record["samples"][k])
-
-    def sheet(self, columns: int | None = None, **options: Any) -> Image.Image:
-        """The pictures on a contact sheet: a row an input if there are several, seeds below.
-
-        A strip has a row for each seed, in order of what was slid, which stands below.
-
-        Args:
-            columns: pictures a row.
-            options: as `analysis.results.sheets.contact_sheet` takes them.
-
-        Raises:
-            ValueError: the result holds texts or tensors.
-        """
-        if not self.images:
-            instead = "print its texts" if self.texts else "decode them (analysis.modes.latents)"
-            raise ValueError(f"{self!r} holds no pictures, so there is no sheet: {instead}.")
-        records = [self.record_of(k) for k in range(len(self))]
-        strip = records[0].get("strip")
-        if strip and all(strip in record for record in records):
-            keys = [(title(record), record["seed"]) for record in records]
-            seeds = list(dict.fromkeys(keys))
-            rows = [(seeds.index(key), r[strip]) for key, r in zip(keys, records, strict=True)]
-            order = sorted(range(len(self)), key=rows.__getitem__)
-            labels = [f"{strip} {record[strip]:.3g}, seed {record['seed']}" for record in records]
-            labels = options.pop("labels", labels)
-            return contact_sheet(
-                [self.images[k] for k in order],
-                columns or len(records) // len(seeds),
-                labels and [labels[k] for k in order],
-                **options,
-            )
-        titles = [title(record) for record in records]
-        several = len(set(titles)) > 1
-        if columns is None and several:
-            first = next(k for k, name in enumerate(titles) if name != titles[0])
-            columns = first if first > 1 else None
-        labels = [
-            f"seed {record['seed']}" + (f": {name}" if several else "")
-            for name, record in zip(titles, records, strict=True)
-        ]
-        return contact_sheet(self.images, columns, options.pop("labels", labels), **options)
-
-    def __repr__(self) -> str:
-        kind = "picture" if self.images else "text" if self.tensors is None else "tensor"
-        plural = "" if len(self) == 1 else "s"
-        seeds = ", ".join(map(str, self.seeds[:4])) + (", ..." if len(self) > 4 else "")
-        return f"Result({self.mode}: {len(self)} {kind}{plural}, seed{plural} {seeds})"
-
-    def _repr_png_(self) -> bytes | None:
-        """What a notebook shows of pictures."""
-        if not self.images:
-            return None
-        buffer = io.BytesIO()
-        self.sheet().save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def _repr_html_(self) -> str | None:
-        """What a notebook shows of texts."""
-        if not self.texts:
-            return None
-        rows = (
-            f"<tr><td>{html.escape(title(self.record_of(k)))}</td>"
-            f"<td>{self.seeds[k]}</td><td>{html.escape(text)}</td></tr>"
-            for k, text in enumerate(self.texts)
-        )
-        head = "<tr><th>input</th><th>seed</th><th>text</th></tr>"
-        return f"<table>{head}{''.join(rows)}</table>"
-
-
-def joined(parts: Iterable[Result]) -> Result:
-    """Results of one job, or of jobs of one mode, made batch by batch, as one.
-
-    What the parts' records do not agree on becomes each sample's own.
-    """
-    parts = list(parts)
-    first = parts[0].record
-    differing = {
-        key
-        for part in parts
-        for key, value in part.record.items()
-        if key not in ("samples", "created", "seconds") and first.get(key, part) != value
-    }
-    record = {
-        **{key: value for key, value in first.items() if key not in differing},
-        "samples": [
-            {**sample, **{key: part.record[key] for key in sorted(differing)}}
-            for part in parts
-            for sample in part.record["samples"]
-        ],
-        "seconds": round(sum(part.record.get("seconds", 0) for part in parts), 3),
-    }
-    images = [image for part in parts for image in part.images]
-    texts = [text for part in parts for text in part.texts]
-    tensors = [part.tensors for part in parts if part.tensors is not None]
-    if tensors:
-        import torch
-
-        return Result(parts[0].mode, record, tensors=torch.cat(tensors))
-    return Result(parts[0].mode, record, images, texts)
-
-
-def flat_record(shared: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
-    """What all samples share and what one has of its own, as one record."""
-    own = {"mode": shared["mode"], **sample}
-    return own | {key: value for key, value in shared.items() if key != "samples"}
-
-
-def title(record: dict[str, Any]) -> str:
-    """What a result is called: its prompt, or its input file's name without ending, or ""."""
-    return record.get("prompt") or Path((record.get("input") or {}).get("file", "")).stem
+    new: bool
 
 
 def slug(text: str, longest: int = 40) -> str:
@@ -253,10 +105,8 @@ def prepare(out: str | Path, mode: str) -> None:
     """
     folder = Path(out) / mode
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / f".trial.{os.getpid()}"
-        trial.touch()
-        trial.unlink()
+        with beside(folder / "trial") as trial:
+            trial.touch()
     except (OSError, ValueError) as error:
         raise ValueError(
             f"Results cannot be written to {str(folder)!r} "
@@ -317,31 +167,132 @@ def finished(out: str | Path, mode: str) -> dict[str, Path]:
     return found
 
 
+def parameters(record: dict[str, Any], size: tuple[int, int]) -> str:
+    """What a picture was made with, in the words that viewers of generated pictures read.
+
+    They look for it in a PNG's text "parameters": the prompt, then "Negative prompt: ...", then
+    one line "Steps: 50, Sampler: DDIM, ..."; what the record lacks is left out.
+
+    Args:
+        record: of one sample.
+        size: width and height in pixels.
+    """
+    sampler = record.get("sampler")
+    values = {
+        "Steps": record.get("steps"),
+        "Sampler": _SAMPLERS.get(sampler, sampler),
+        "CFG scale": record.get("scale"),
+        "Seed": record.get("seed"),
+        "Size": "x".join(map(str, size)),
+        "Model": (record.get("model") or {}).get("name"),
+    }
+    negative = record.get("negative_prompt")
+    lines = [record.get("prompt"), f"Negative prompt: {negative}" if negative else None]
+    lines.append(", ".join(f"{k}: {_quoted(v)}" for k, v in values.items() if v is not None))
+    return "\n".join(line for line in lines if line)
+
+
+def _quoted(value: Any) -> str:
+    """A value as those viewers split it: in quotes if it holds what stands between values."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:\n"') else text
+
+
+def read(paths: str | Path | Sequence[str | Path]) -> Result:
+    """Saved tensors or latents as a result again.
+
+    >>> paths = save(text_to_image(vd, "a red circle", n=4, output="latents"))
+    >>> latents = read(paths)
+
+    Args:
+        paths: .safetensors files that `save` wrote, of one mode and output.
+
+    Raises:
+        ValueError: none, a file that holds no result, or results of different kinds.
+    """
+    paths = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    if not paths:
+        raise ValueError("There is no file to read: give the path of at least one.")
+    parts = [_read_one(path) for path in paths]
+    kinds = {(part.mode, part.record["output"], part.tensors.shape[1:]) for part in parts}
+    if len(kinds) > 1:
+        names = ", ".join(f"{output} of {mode}" for mode, output, _ in sorted(kinds))
+        raise ValueError(
+            f"The files hold {names}, of {len(kinds)} kinds: read each kind by itself."
+        )
+    return joined(parts)
+
+
+def _read_one(path: Path) -> Result:
+    from lib.checkpoints.tensor_files import open_tensors
+
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} holds no tensors: give a .safetensors file that was saved here.")
+    file, record = open_tensors(path), read_record(path)
+    name = str(record.get("output"))
+    if list(file.shapes) != [name] or "seed" not in record:
+        raise ValueError(f"{path} is not a result that was saved here: its record does not fit it.")
+    sample = {key: value for key, value in record.items() if key not in _OF_DISK}
+    shared = {key: sample.pop(key) for key in ("mode", "output")}
+    return Result(shared["mode"], {**shared, "samples": [sample]}, tensors=file[name][None])
+
+
+def save_sheet(saved: Sequence[Saved], out: str | Path = OUT) -> Path:
+    """Put saved pictures on one contact sheet, as a result of its own in `out/sheets/`.
+
+    Args:
+        saved: pictures, at least one.
+        out: folder.
+
+    Raises:
+        ValueError: a picture is no longer there.
+        OSError: the sheet could not be saved.
+    """
+    from data.pictures import open_picture  # torch takes seconds
+
+    records = [result.record for result in saved]
+    images = [open_picture(result.path) for result in saved]
+    sheet = Result(records[0]["mode"], {"mode": "", "samples": records}, images).sheet()
+    sample = {"prompt": title(records[0]), "seed": records[0]["seed"]}
+    of = [f"{record['mode']}/{record['file']}" for record in records]
+    about = {"mode": "sheets", "of": of, "samples": [sample]}
+    (path,) = save(Result("sheets", about, [sheet]), out)
+    return path
+
+
 def _save_one(folder: Path, result: Result, k: int) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     record = result.record_of(k)
     ending = "png" if result.images else "txt" if result.tensors is None else "safetensors"
-    with claimed_number(folder) as number:
+
+    def contents(number: int) -> dict[str, bytes]:
         stem = f"{number:04d}_{slug(title(record))}_seed{record['seed']}"
-        record |= {"file": f"{stem}.{ending}"}
+        whole = record | {"file": f"{stem}.{ending}"}
         if result.texts:
-            record |= {"text": result.texts[k]}
-        text = json.dumps(record, allow_nan=False, ensure_ascii=False, indent=2) + "\n"
+            whole |= {"text": result.texts[k]}
+        text = as_json(whole)
         if result.images:
-            content = _png(result.images[k], text)
+            content = _png(result.images[k], text, whole)
         elif result.texts:
-            content = f"{result.texts[k]}\n".encode()
+            content = f"{printable(result.texts[k], 'utf-8')}\n".encode()
         else:
             from safetensors.torch import save as packed
 
             content = packed({record["output"]: result.tensors[k].contiguous()}, {_KEY: text})
-        write_all({folder / f"{stem}.{ending}": content, folder / f"{stem}.json": text.encode()})
-        return folder / f"{stem}.{ending}"
+        return {f"{stem}.json": text.encode(), whole["file"]: content}
+
+    return write_numbered(folder, contents)[-1]
 
 
-def _png(image: Image.Image, record: str) -> bytes:
+def as_json(record: dict[str, Any]) -> str:
+    """A record as the text of its file."""
+    text = json.dumps(record, allow_nan=False, ensure_ascii=False, indent=2) + "\n"
+    return printable(text, "utf-8")  # half a pair of surrogates becomes JSON's escape of it
+
+
+def _png(image: Image.Image, text: str, record: dict[str, Any]) -> bytes:
     info = PngInfo()
-    info.add_itxt(_KEY, record)
+    info.add_itxt(_KEY, text)
+    info.add_text("parameters", printable(parameters(record, image.size), "utf-8"))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()

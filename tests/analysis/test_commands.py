@@ -13,8 +13,8 @@ from PIL import Image
 from analysis import __main__ as cli
 from analysis.commands import APPLICATIONS
 from analysis.modes.edit import EDIT_SCALE, edit
-from analysis.modes.latents import read
 from analysis.modes.mix import blend, dual_guided
+from analysis.results import read
 from analysis.results.outputs import read_record
 from tests.analysis.modes.test_mix import same
 from tests.analysis.test_cli import ROOT, run, saved  # noqa: F401  (run is a fixture)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.modes.batch import Saved
 from analysis.modes.generate import image_to_text, image_variation, text_to_image
 from analysis.modes.interpolate import between, interpolate, slerp
+from analysis.results import Saved
 from analysis.results.films import film, save_film
 from analysis.results.outputs import read_record, save
 from lib.model import Context

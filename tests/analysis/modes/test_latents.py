@@ -10,10 +10,10 @@ from analysis.modes.edit import edit, latent_edit
 from analysis.modes.flows import flow_job
 from analysis.modes.generate import image_to_text, image_variation, text_to_image, text_variation
 from analysis.modes.interpolate import interpolate
-from analysis.modes.latents import decoded, read
+from analysis.modes.latents import decoded
 from analysis.modes.mix import blend, describe, dual_guided
 from analysis.modes.variation import focused
-from analysis.results.outputs import finished, identity, read_record, save
+from analysis.results.outputs import finished, identity, read, read_record, save
 from lib.checkpoints.weights import load
 from lib.images import to_pil
 from lib.noise import SampleNoise

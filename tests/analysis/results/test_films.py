@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.modes.batch import Saved
+from analysis.results import Saved
 from analysis.results.films import check_film, film, save_film
 from analysis.results.outputs import Result, read_record, save
 

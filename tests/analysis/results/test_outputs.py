@@ -1,6 +1,8 @@
 """Results on disk: complete, numbered once, never overwritten, readable again."""
 
+import base64
 import errno
+import io
 import json
 import multiprocessing
 import os
@@ -91,7 +93,7 @@ def test_numbers_go_on_and_nothing_is_overwritten(tmp_path):
 
 def test_a_number_taken_since_the_folder_was_listed_is_not_used(tmp_path, monkeypatch):
     save(pictures(2), tmp_path)
-    monkeypatch.setattr(files, "_numbers", lambda folder: iter([]))  # a listing from before that
+    monkeypatch.setattr(files, "_numbers", lambda names: iter([]))  # a listing from before that
     (path,) = save(pictures(prompt="another"), tmp_path)
     assert path.name.startswith("0003_")
     assert not list((tmp_path / "t2i").glob(".*"))
@@ -161,13 +163,13 @@ def test_full_disk_in_the_middle_keeps_what_was_saved(tmp_path, monkeypatch):
 
 
 def test_interrupt_while_saving_waits_until_all_is_saved(tmp_path, monkeypatch):
-    real = outputs.write_all
+    real = outputs.write_numbered
 
-    def pressed(contents: dict[Path, bytes]) -> None:
+    def pressed(*args: object) -> list[Path]:
         os.kill(os.getpid(), signal.SIGINT)
-        real(contents)
+        return real(*args)
 
-    monkeypatch.setattr(outputs, "write_all", pressed)
+    monkeypatch.setattr(outputs, "write_numbered", pressed)
     with pytest.raises(KeyboardInterrupt):
         save(pictures(3), tmp_path)
     assert len(everything(tmp_path)) == 6
@@ -178,7 +180,7 @@ def test_interrupt_between_the_two_files_leaves_neither(tmp_path, monkeypatch):
     real = files._place
 
     def interrupted(temporary: Path, path: Path) -> None:
-        if path.suffix == ".json":
+        if path.suffix == ".png":
             raise KeyboardInterrupt
         real(temporary, path)
 
@@ -227,14 +229,17 @@ def test_finished_is_what_is_complete(tmp_path):
 def test_result_shows_itself(tmp_path):
     result = pictures(6)
     assert repr(result) == "Result(t2i: 6 pictures, seeds 20, 21, 22, 23, ...)"
-    assert result._repr_html_() is None
-    assert result._repr_png_().startswith(b"\x89PNG")
+    html = r'<img alt="(.*)" src="data:image/png;base64,(.*)">'
+    alt, data = re.fullmatch(html, result._repr_html_()).groups()
+    assert alt == "Result(t2i: 6 pictures, seeds 20, 21, 22, 23, ...: a red circle)"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as shown:
+        assert shown.tobytes() == result.sheet().tobytes()
+    assert "<script>" not in pictures(prompt='"><script>')._repr_html_()
     assert len(result[4]) == 1
     assert result[4].record_of(0) == result.record_of(4)
 
     result = words("<b>&", prompt="<script>")
     assert repr(result) == "Result(t2t: 1 text, seed 1)"
-    assert result._repr_png_() is None
     shown = result._repr_html_()
     assert "&lt;b&gt;&amp;" in shown
     assert "<script>" not in shown
