@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from lib.clip import preprocess_images
 from lib.components import Components
 from lib.config import ModelSpec
+from lib.guidance import guided
 from lib.images import to_rgb
 from lib.kl_vae import sample_posterior
 from lib.noise import SampleNoise
-from lib.sampler import Eps, guided
+from lib.sampler import Eps
 from lib.schedule import NoiseSchedule
 from lib.tokenizers import Tokenizers
 from lib.unet import plan, run

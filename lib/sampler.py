@@ -3,17 +3,20 @@
 A sampler is a generator of steps and knows nothing of guidance, modality or files. Progress bars,
 film strips, early stops are loops around it:
 
-    for step in ddim(eps, x_T, schedule, schedule.ddim_timesteps(50)):
+    for step in ddim(eps, x_T, schedule, schedule.timesteps(50)):
         ...
     x_0 = step.x
 
-All of `SAMPLERS` are called alike and visit the same subsequence of timesteps, noisiest first, down
-to `alpha_bar[0]`:
+All of `SAMPLERS` are called alike: arguments are explained at `ddim`, and the others refuse an
+eta and need no noise. They visit the same subsequence of timesteps, noisiest first, down to
+`alpha_bar[0]`:
 
 | | order | predictions a step | |
 |---|---|---|---|
 | `ddim` | 1 | 1 | with eta, the only one that can draw fresh noise |
+| `euler` | 1 | 1 | `ddim` at eta 0, by the name it has as a solver of an ODE |
 | `dpmpp_2m` | 2 | 1 | remembers one step: the best use of few predictions |
+| `unipc` | 2 | 1 | as `dpmpp_2m`, then corrected with the next prediction: order 3 but at the end |
 | `heun` | 2 | 2 | remembers nothing, so nothing is lost where it starts or the field bends |
 
 `ddim_inversion` goes the other way, from a clean latent to the noise it comes from.
@@ -75,7 +78,7 @@ def ddim(
         eps: noise prediction (x_t, t) -> like x_t.
         x: (B, ...) latent at the last timestep of the subsequence.
         schedule: where alpha_bar comes from.
-        timesteps: ascending subsequence; visited from its end.
+        timesteps: ascending subsequence (`NoiseSchedule.timesteps`), visited from its end.
         eta: 0 ... 1, share of fresh noise.
         noise: where fresh noise comes from; needed for eta > 0.
 
@@ -100,6 +103,26 @@ def ddim(
         yield Step(i, t, x, x0, e)
 
 
+def euler(
+    eps: Eps,
+    x: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int],
+    eta: float = 0.0,
+    noise: SampleNoise | None = None,
+) -> Iterator[Step]:
+    """Euler's method on the ODE of DDIM (see `heun`): on the same timesteps it *is* DDIM at eta 0.
+
+    It stands here by this name because other programs have one. Where theirs gives other pictures,
+    they visit other timesteps, or go on from `alpha_bar[0]` to no noise at all.
+
+    Raises:
+        ValueError: eta is not 0.
+    """
+    check_eta("euler", eta)
+    yield from ddim(eps, x, schedule, timesteps)
+
+
 @torch.no_grad()
 def dpmpp_2m(
     eps: Eps,
@@ -121,13 +144,7 @@ def dpmpp_2m(
     longer in lambda than the one before; extrapolating so far would cost most of what the second
     order gains. Where steps are even, r tends to 1 by itself and the order stays.
 
-    Args:
-        eps, x, schedule, timesteps: as in `ddim`.
-        eta: 0; this sampler is deterministic.
-        noise: not used.
-
-    Yields:
-        One `Step` a timestep, noisiest first; its x0 is the plain estimate, not D.
+    The steps' x0 is the plain estimate, not D.
 
     Raises:
         ValueError: eta is not 0.
@@ -141,6 +158,52 @@ def dpmpp_2m(
         d = x0 if x0_before is None else x0 + min(h / h_before, 1) / 2 * (x0 - x0_before)
         x = ((1 - a_next) / (1 - a)) ** 0.5 * x - a_next**0.5 * math.expm1(-h) * d
         h_before, x0_before = h, x0
+        yield Step(i, t, x, x0, e)
+
+
+@torch.no_grad()
+def unipc(
+    eps: Eps,
+    x: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int],
+    eta: float = 0.0,
+    noise: SampleNoise | None = None,
+) -> Iterator[Step]:
+    """UniPC of order 2 (Zhao et al. 2023, B(h) = e^h - 1): every step predicted, then corrected.
+
+    With the symbols of `dpmpp_2m`, a step from s to t and the one before it from r:
+
+        base      = sigma_t / sigma_s x_s - alpha_t phi x0_s,   phi = exp(-h) - 1
+        D         = (x0_s - x0_r) h / h'                        (first and last step: D = 0)
+        predicted = base - alpha_t phi D / 2
+        corrected = base - alpha_t phi (c_1 D + c_2 (x0_t - x0_s)),   x0_t from eps(predicted, t)
+
+    c_1 and c_2 make the correction exact where x0 is a parabola in lambda; after the first step,
+    without D, c_2 = 1 / 2. The next step starts at `corrected`, which costs no prediction.
+
+    The steps' x is `predicted`; eps and x0 are predictions there, before it is corrected.
+
+    Raises:
+        ValueError: eta is not 0.
+    """
+    check_eta("unipc", eta)
+    levels = list(_levels(schedule, timesteps))
+    base = gain = slope = x0_before = h = h_before = None  # of the step before
+    for i, (t, _, a, a_next) in enumerate(levels):
+        e = eps(x, t)
+        x0 = (x - (1 - a) ** 0.5 * e) / a**0.5
+        if i > 0:
+            change = x0 - x0_before
+            c_1, c_2 = (0, 0.5) if i == 1 else _corrector(h, h_before)
+            x = base - gain * (c_1 * slope + c_2 * change)
+            h_before = h
+        h = _log_snr(a_next) - _log_snr(a)
+        gain = a_next**0.5 * math.expm1(-h)
+        base = ((1 - a_next) / (1 - a)) ** 0.5 * x - gain * x0
+        slope = torch.zeros_like(x) if i == 0 or i == len(levels) - 1 else change * (h / h_before)
+        x = base - gain * slope / 2
+        x0_before = x0
         yield Step(i, t, x, x0, e)
 
 
@@ -159,13 +222,7 @@ def heun(
     `dy / ds = eps`. DDIM is an Euler step on it; Heun's repeats the step with the mean of the
     predictions at both ends, each of them a timestep that the model was trained on.
 
-    Args:
-        eps, x, schedule, timesteps: as in `ddim`.
-        eta: 0; this sampler is deterministic.
-        noise: not used.
-
-    Yields:
-        One `Step` a timestep, noisiest first; its x0 and eps are those of the first prediction.
+    The steps' x0 and eps are those of the first prediction.
 
     Raises:
         ValueError: eta is not 0.
@@ -184,7 +241,9 @@ def heun(
 
 SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
     "ddim": ddim,
+    "euler": euler,
     "dpmpp_2m": dpmpp_2m,
+    "unipc": unipc,
     "heun": heun,
 }
 """Name -> (eps, x, schedule, timesteps, eta=0.0, noise=None) -> steps."""
@@ -233,37 +292,6 @@ def ddim_inversion(
         yield Step(i, t, x, (x - (1 - a) ** 0.5 * e) / a**0.5, e)
 
 
-def guided(cond: Eps, null: Eps, scale: float, interval: tuple[float, float] | None = None) -> Eps:
-    """Classifier-free guidance: `eps = eps_null + scale (eps_cond - eps_null)`.
-
-    At scale 1 the null branch cancels and is not run; at 0 only the null branch is.
-
-    Args:
-        cond: prediction under the condition.
-        null: prediction without it.
-        scale: s, 0 or more.
-        interval: (low, high): guide at low <= t <= high, elsewhere scale is 1; None: guide at
-            every timestep. Guidance at the noisiest steps costs variety, at the last ones it does
-            nothing.
-
-    Source: Ho and Salimans 2022, equation 6 (their w is scale - 1); Kynkaanniemi et al. 2024 for
-    the interval.
-    """
-    if scale == 1:
-        return cond
-    if scale == 0 and interval is None:
-        return null
-    low, high = (-math.inf, math.inf) if interval is None else interval
-
-    def eps(x: Tensor, t: int) -> Tensor:
-        if not low <= t <= high:
-            return cond(x, t)
-        base = null(x, t)
-        return base if scale == 0 else base + scale * (cond(x, t) - base)
-
-    return eps
-
-
 def check_eta(sampler: str, eta: float) -> None:
     """ValueError unless that sampler can draw that share of fresh noise."""
     if not 0 <= eta <= 1:
@@ -291,3 +319,12 @@ def _moved(x: Tensor, e: Tensor, a: float, a_to: float) -> Tensor:
 def _log_snr(a: float) -> float:
     """`lambda = log(sqrt(a) / sqrt(1 - a))`."""
     return 0.5 * math.log(a / (1 - a))
+
+
+def _corrector(h: float, h_before: float) -> tuple[float, float]:
+    """UniPC's c_1, c_2: they integrate x0 = lambda and x0 = lambda^2 over a step of h exactly."""
+    phi = math.expm1(-h)
+    b_1 = -1 / h - 1 / phi
+    b_2 = -2 * b_1 / h - 1 / phi
+    c_1 = (b_1 - b_2) / (1 + h_before / h)
+    return c_1, b_1 - c_1

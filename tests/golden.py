@@ -49,8 +49,9 @@ from lib.checkpoints.released_config import read_released
 from lib.checkpoints.weights import load
 from lib.components import build
 from lib.config import COMPONENTS, ModelSpec
+from lib.guidance import guided
 from lib.model import Context, VersatileDiffusion
-from lib.sampler import ddim, guided
+from lib.sampler import ddim
 
 CONFIG = Path(__file__).parent / "fixtures" / "tiny_config.json"
 TOLERANCE = 1e-4

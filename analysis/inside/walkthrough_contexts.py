@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from analysis.inside.walkthrough_codes import agree
+from lib.guidance import guided
 from lib.model import Context, Mix, VersatileDiffusion
-from lib.sampler import Eps, Step, ddim, guided
+from lib.sampler import Eps, Step, ddim
 
 # ---------------------------------------------------------------------- guidance
 

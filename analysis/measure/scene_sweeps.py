@@ -26,7 +26,8 @@ from analysis.measure.protocol import SWEPT, Settings
 from analysis.measure.rows import Row, Task
 from analysis.measure.scene_tasks import Bench
 from analysis.metrics.statistics import Estimate, paired_difference
-from lib.sampler import SAMPLERS, guided
+from lib.guidance import guided
+from lib.sampler import SAMPLERS
 from lib.schedule import NoiseSchedule
 
 BASE = "ddim"

@@ -5,10 +5,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
+from lib.guidance import guided
 from lib.noise import SampleNoise
-from lib.sampler import SAMPLERS, ddim, ddim_inversion, dpmpp_2m, guided, heun
+from lib.sampler import SAMPLERS, ddim, ddim_inversion, dpmpp_2m, euler, heun, unipc
 from lib.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule()
@@ -28,7 +35,7 @@ def last(steps):
 
 
 def test_gaussian_data_come_back_with_their_mean_and_deviation():
-    timesteps = SCHEDULE.ddim_timesteps(250)
+    timesteps = SCHEDULE.timesteps(250)
     a = SCHEDULE.alpha_bar[timesteps[-1]].item()
     x = a**0.5 * MEAN + (a * STD**2 + 1 - a) ** 0.5 * SampleNoise([0]).normal((20_000,))
     x_0 = last(ddim(exact, x, SCHEDULE, timesteps)).x
@@ -39,7 +46,7 @@ def test_gaussian_data_come_back_with_their_mean_and_deviation():
 def test_fresh_noise_samples_the_same_distribution():
     noise = SampleNoise([1])
     x = noise.normal((20_000,))
-    x_0 = last(ddim(exact, x, SCHEDULE, SCHEDULE.ddim_timesteps(250), eta=1.0, noise=noise)).x
+    x_0 = last(ddim(exact, x, SCHEDULE, SCHEDULE.timesteps(250), eta=1.0, noise=noise)).x
     assert x_0.mean().item() == pytest.approx(MEAN, abs=0.03)
     assert x_0.std().item() == pytest.approx(STD, abs=0.03)
 
@@ -53,7 +60,7 @@ def test_a_perfect_prediction_lands_on_the_data_in_any_number_of_steps():
         return (x - a**0.5 * x_0) / (1 - a) ** 0.5
 
     for steps in (1, 4, 25):
-        timesteps = SCHEDULE.ddim_timesteps(steps)
+        timesteps = SCHEDULE.timesteps(steps)
         start = SCHEDULE.add_noise(x_0, timesteps[-1], noise)
         path = list(ddim(knows, start, SCHEDULE, timesteps))
         assert len(path) == len(timesteps)
@@ -110,15 +117,15 @@ def solution(x, t, schedule=SCHEDULE):
 
 
 def error(sampler, steps, top=800):
-    timesteps = [t for t in SCHEDULE.ddim_timesteps(steps) if t <= top + 1]
+    timesteps = [t for t in SCHEDULE.timesteps(steps) if t <= top + 1]
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     return (last(sampler(exact, x, SCHEDULE, timesteps)).x - solution(x, timesteps[-1])).abs().max()
 
 
 @pytest.mark.parametrize("steps", [10, 20, 50, 100])
-@pytest.mark.parametrize("sampler", [dpmpp_2m, heun])
+@pytest.mark.parametrize("sampler", [dpmpp_2m, unipc, heun])
 def test_second_order_is_closer_to_the_exact_solution(sampler, steps):
-    assert error(sampler, steps) < 0.5 * error(ddim, steps)
+    assert error(sampler, steps) < (0.7 if sampler is unipc else 0.5) * error(ddim, steps)
 
 
 def test_heun_is_closer_with_half_the_steps():
@@ -126,20 +133,27 @@ def test_heun_is_closer_with_half_the_steps():
         assert error(heun, steps // 2) < error(ddim, steps)
 
 
+def errors_on_even_steps(sampler):
+    even = NoiseSchedule(321)
+    even.alpha_bar = torch.sigmoid(2 * torch.linspace(3.5, -2.5, 321, dtype=torch.float64))
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    for stride in (8, 4, 2, 1):
+        timesteps = list(range(stride, 321, stride))
+        x_0 = last(sampler(partial(exact, schedule=even), x, even, timesteps)).x
+        yield (x_0 - solution(x, 320, even)).abs().max()
+
+
 @pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (dpmpp_2m, 2), (heun, 2)])
 def test_order_of_convergence(sampler, order):
     """On a table that is even in log-SNR, twice as many steps leave a half or a quarter of the
     error."""
-    even = NoiseSchedule(321)
-    even.alpha_bar = torch.sigmoid(2 * torch.linspace(3.5, -2.5, 321, dtype=torch.float64))
-    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
-    errors = []
-    for stride in (8, 4, 2, 1):
-        timesteps = list(range(stride, 321, stride))
-        x_0 = last(sampler(partial(exact, schedule=even), x, even, timesteps)).x
-        errors.append((x_0 - solution(x, 320, even)).abs().max())
-    for more, fewer in pairwise(errors):
+    for more, fewer in pairwise(errors_on_even_steps(sampler)):
         assert torch.log2(more / fewer).item() == pytest.approx(order, abs=0.15)
+
+
+def test_correcting_a_step_pays():
+    plain, corrected = (list(errors_on_even_steps(sampler)) for sampler in (dpmpp_2m, unipc))
+    assert all(b < a / 5 for a, b in zip(plain, corrected, strict=True))
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
@@ -151,7 +165,7 @@ def test_ddim_is_that_of_diffusers(eta):
         steps_offset=1,
     )
     theirs.set_timesteps(20)
-    timesteps = SCHEDULE.ddim_timesteps(20)
+    timesteps = SCHEDULE.timesteps(20)
     assert theirs.timesteps.tolist() == timesteps[::-1]
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     y, noise = x.clone(), SampleNoise([1, 2])
@@ -170,7 +184,7 @@ def test_heun_is_that_of_diffusers():
         trained_betas=SCHEDULE.betas.numpy(), timestep_spacing="leading", steps_offset=1
     )
     theirs.set_timesteps(20)
-    timesteps = SCHEDULE.ddim_timesteps(20)
+    timesteps = SCHEDULE.timesteps(20)
     assert theirs.timesteps[::2].tolist() == timesteps[::-1]
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     y, calls = x / SCHEDULE.alpha_bar[timesteps[-1]].sqrt(), iter(theirs.timesteps)
@@ -211,19 +225,57 @@ def test_every_sampler_is_called_alike(name):
     path = list(SAMPLERS[name](exact, x, SCHEDULE, [0, 1, 400], eta=0.0, noise=SampleNoise([1, 2])))
     assert [(step.i, step.t) for step in path] == [(0, 400), (1, 1), (2, 0)]
     assert torch.allclose(path[0].eps, exact(x, 400))
-    # a step from alpha_bar[0] to alpha_bar[0] goes nowhere
-    assert torch.allclose(path[1].x, path[2].x, atol=1e-6)
+    # a step from alpha_bar[0] to alpha_bar[0] goes nowhere; but unipc corrects the one before
+    assert torch.allclose(path[1].x, path[2].x, atol=5e-3 if name == "unipc" else 1e-6)
     assert list(SAMPLERS[name](exact, x, SCHEDULE, [])) == []
 
 
-@pytest.mark.parametrize("name", ["dpmpp_2m", "heun"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 20, 30])
+def test_euler_is_that_of_diffusers(steps):
+    """They go from y = x / sqrt(alpha_bar) at noise level s to `y + (s' - s) eps`."""
+    theirs = EulerDiscreteScheduler(
+        trained_betas=SCHEDULE.betas.numpy(), final_sigmas_type="sigma_min"
+    )
+    timesteps = SCHEDULE.timesteps(steps)
+    theirs.set_timesteps(timesteps=timesteps[::-1])
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    y = x / SCHEDULE.alpha_bar[timesteps[-1]].sqrt().float()
+    path = list(euler(exact, x, SCHEDULE, timesteps))
+    for step, t, t_next in zip(path, theirs.timesteps, [*timesteps[-2::-1], 0], strict=True):
+        assert step.t == t
+        scaled = theirs.scale_model_input(y, t)  # x again, as ours has it
+        y = theirs.step(exact(scaled, int(t)), t, y).prev_sample
+        assert torch.allclose(step.x, y * SCHEDULE.alpha_bar[t_next].sqrt().float(), atol=1e-4)
+    assert torch.equal(path[-1].x, last(ddim(exact, x, SCHEDULE, timesteps)).x)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 30])
+def test_unipc_is_that_of_diffusers(steps):
+    theirs = UniPCMultistepScheduler(
+        trained_betas=SCHEDULE.betas.numpy(), solver_type="bh2", final_sigmas_type="sigma_min"
+    )
+    timesteps = SCHEDULE.timesteps(steps)
+    theirs.set_timesteps(steps)
+    # the same timesteps: they choose others
+    levels = SCHEDULE.alpha_bar[[*timesteps[::-1], 0]]
+    theirs.timesteps = torch.tensor(timesteps[::-1])
+    theirs.sigmas = ((1 - levels) / levels).sqrt().float()
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    y = x.clone()
+    for step, t in zip(unipc(exact, x, SCHEDULE, timesteps), theirs.timesteps, strict=True):
+        assert step.t == t
+        y = theirs.step(exact(y, int(t)), t, y).prev_sample
+        assert torch.allclose(step.x, y, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "unipc", "heun"])
 def test_deterministic_samplers_refuse_fresh_noise(name):
     with pytest.raises(ValueError, match=f"{name} is deterministic: choose ddim"):
         next(SAMPLERS[name](exact, torch.zeros(1, 2), SCHEDULE, [1], eta=0.5))
 
 
 def test_inversion_comes_closer_with_every_iteration():
-    timesteps = SCHEDULE.ddim_timesteps(10)
+    timesteps = SCHEDULE.timesteps(10)
     x = torch.linspace(-1, 2, 9, dtype=torch.float64)[:, None]
     errors = []
     for iterations in (1, 4, 60):
@@ -236,7 +288,7 @@ def test_inversion_comes_closer_with_every_iteration():
 
 
 def test_inversion_with_its_own_noise_is_undone_exactly():
-    timesteps = SCHEDULE.ddim_timesteps(10)
+    timesteps = SCHEDULE.timesteps(10)
     x = torch.linspace(-1, 2, 9, dtype=torch.float64)[:, None]
     path = list(ddim_inversion(exact, x, SCHEDULE, timesteps, 1))
     led = {step.t: step.eps for step in path}

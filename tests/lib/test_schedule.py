@@ -1,5 +1,7 @@
 """The schedule against the facts of the released model and closed forms."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -24,20 +26,42 @@ def test_alpha_bar_is_the_running_product():
 
 
 def test_subsequences():
-    assert SCHEDULE.ddim_timesteps(50) == list(range(1, 1000, 20))
-    assert len(SCHEDULE.ddim_timesteps(30)) == 31  # 30 does not divide 1000: one more than asked
-    assert SCHEDULE.ddim_timesteps(1) == [1]
-    assert SCHEDULE.ddim_timesteps(500)[-1] == 999
+    assert SCHEDULE.timesteps(50) == list(range(1, 1000, 20))
+    assert SCHEDULE.timesteps(1) == SCHEDULE.timesteps(1, "released") == [1]
+    assert SCHEDULE.timesteps(3) == [1, 334, 667]
+    assert SCHEDULE.timesteps(3, "released") == [1, 334, 667]  # 1000 is past the table
 
 
-@pytest.mark.parametrize("steps", [0, -1, 501, 1000])
-def test_impossible_numbers_of_steps(steps):
-    with pytest.raises(ValueError, match=f"steps is {steps}: choose 1 to 500"):
-        SCHEDULE.ddim_timesteps(steps)
+@pytest.mark.parametrize("steps", [*range(1, 60), 100, 125, 333, 499, 500, 501, 750, 999])
+def test_exact_spacing_gives_the_steps_asked_for(steps):
+    timesteps = SCHEDULE.timesteps(steps)
+    assert len(timesteps) == steps
+    gaps = {b - a for a, b in pairwise([*timesteps, 1001])}
+    assert gaps <= {1000 // steps, 1000 // steps + 1}  # even, up to rounding
+    assert timesteps[0] == 1 and timesteps[-1] <= 999
+    if 1000 % steps == 0:
+        assert timesteps == SCHEDULE.timesteps(steps, "released")
+
+
+def test_released_spacing_may_give_more():
+    assert len(SCHEDULE.timesteps(30, "released")) == 31
+    assert SCHEDULE.timesteps(30, "released") == [t + 1 for t in range(0, 1000, 33) if t + 1 < 1000]
+    assert SCHEDULE.timesteps(500, "released")[-1] == 999
+
+
+@pytest.mark.parametrize(
+    ("steps", "spacing", "last"),
+    [(0, "exact", 999), (-1, "exact", 999), (1000, "exact", 999), (501, "released", 500)],
+)
+def test_impossible_numbers_of_steps(steps, spacing, last):
+    with pytest.raises(ValueError, match=f"steps is {steps}: choose 1 to {last}"):
+        SCHEDULE.timesteps(steps, spacing)
+    with pytest.raises(ValueError, match="spacing is 'cosine': choose exact or released"):
+        SCHEDULE.timesteps(10, "cosine")
 
 
 def test_the_step_before_the_first_is_alpha_bar_0():
-    timesteps = SCHEDULE.ddim_timesteps(5)
+    timesteps = SCHEDULE.timesteps(5)
     alphas, before = SCHEDULE.ddim_alphas(timesteps)
     assert alphas.tolist() == [SCHEDULE.alpha_bar[t].item() for t in timesteps]
     assert before.tolist() == [SCHEDULE.alpha_bar[0].item(), *alphas[:-1].tolist()]

@@ -1,0 +1,40 @@
+"""Guidance: a function around a noise prediction, which samplers need not know of."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from lib.sampler import Eps
+
+
+def guided(cond: Eps, null: Eps, scale: float, interval: tuple[float, float] | None = None) -> Eps:
+    """Classifier-free guidance: `eps = eps_null + scale (eps_cond - eps_null)`.
+
+    At scale 1 the null branch cancels and is not run; at 0 only the null branch is.
+
+    Args:
+        cond: prediction under the condition.
+        null: prediction without it.
+        scale: s, 0 or more.
+        interval: (low, high): guide at low <= t <= high, elsewhere scale is 1; None: guide at
+            every timestep. Guidance at the noisiest steps costs variety, at the last ones it does
+            nothing.
+
+    Source: Ho and Salimans 2022, equation 6 (their w is scale - 1); Kynkaanniemi et al. 2024 for
+    the interval.
+    """
+    if scale == 1:
+        return cond
+    if scale == 0 and interval is None:
+        return null
+    low, high = (-math.inf, math.inf) if interval is None else interval
+
+    def eps(x: Tensor, t: int) -> Tensor:
+        if not low <= t <= high:
+            return cond(x, t)
+        base = null(x, t)
+        return base if scale == 0 else base + scale * (cond(x, t) - base)
+
+    return eps
