@@ -8,7 +8,6 @@ retrained encoders never meet old arrays.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.scenes.captions import write
+from lib.files import replacing
 from lib.model import VersatileDiffusion
 from training.data import RENDERS, Pool
 from training.loop import native_bf16
@@ -131,20 +131,18 @@ def build(vd: VersatileDiffusion, pool: Pool, n: int, folder: Path) -> Cache:
 
 def _encoded(path: Path, n: int, encode: Callable[[range], Tensor]) -> np.ndarray:
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         array = None
         bf16 = native_bf16(torch.device("cpu"))
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+        with torch.inference_mode(), autocast, replacing() as temporary:
             for start in tqdm(range(0, n, CHUNK), desc=path.name.split("-")[0]):
                 scenes = range(start, min(n, start + CHUNK))
                 part = encode(scenes).half().numpy()
                 if array is None:
                     shape = (n, *part.shape[1:])
-                    array = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+                    array = np.lib.format.open_memmap(temporary(path), "w+", np.float16, shape)
                 array[scenes.start : scenes.stop] = part
-        array.flush()
-        os.replace(temporary, path)
+            array.flush()
     return np.load(path, mmap_mode="r")
 
 

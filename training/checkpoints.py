@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lib.files import replacing, write_atomic
 from training import parallel
 
 if TYPE_CHECKING:
@@ -37,13 +37,8 @@ def save(path: Path, stage: Stage, optimizer: Any, ema: Ema, step: int, seconds:
         "step": step,
         "seconds": seconds,
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing() as temporary:
+        torch.save(state, temporary(path))
 
 
 def resume(folder: Path, stage: Stage, optimizer: Any, ema: Ema) -> tuple[int, float]:
@@ -99,8 +94,4 @@ def _stable_until(recipe: dict[str, Any]) -> int:
     return round(recipe["steps"] * (1 - recipe["cooldown"]))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one move, so that nobody ever reads half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+write_atomically = write_atomic  # for `training.export`

@@ -30,8 +30,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lib.files import write_atomic
 from training import parallel
-from training.checkpoints import changes, fingerprint, resume, save, write_atomically
+from training.checkpoints import changes, fingerprint, resume, save
 
 log = logging.getLogger(__name__)
 
@@ -293,7 +294,7 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
         stage.export(measured, seconds)
     about = {"steps": recipe.steps, "seconds": round(seconds, 1)}
     about |= {"measured": measured, "fingerprint": fingerprint(stage)}
-    write_atomically(done, json.dumps(about, indent=2))
+    write_atomic(done, json.dumps(about, indent=2))
     parallel.wait()
     return measured
 
@@ -334,7 +335,7 @@ def _log_file(path: Path, keep_below: int) -> Iterator[Any]:
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
         kept = [line for line in lines if json.loads(line)["step"] <= keep_below]
-        write_atomically(path, "".join(line + "\n" for line in kept))
+        write_atomic(path, "".join(line + "\n" for line in kept))
     with path.open("a") as file:
 
         def write(line: dict[str, float]) -> None:

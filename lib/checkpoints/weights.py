@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from lib.checkpoints.sources import OWN, Part, locate, some
 from lib.checkpoints.tensor_files import open_tensors
 from lib.components import build, check_components
 from lib.config import COMPONENTS, VD_FOUR_FLOW_V1_0, ModelSpec, components_for
+from lib.files import replacing
 from lib.model import VersatileDiffusion
 from lib.tokenizers import load_tokenizers
 
@@ -306,29 +306,11 @@ def _check_neighbours(folder: Path, spec: ModelSpec, names: Sequence[str]) -> No
 @contextmanager
 def _atomic(folder: Path) -> Iterator[Callable[[str], Path]]:
     """Hands out temporary paths for names in a folder; at the end all take their places at once."""
-    staged: dict[Path, Path] = {}
-
-    def stage(name: str) -> Path:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        staged[temporary] = target
-        return temporary
-
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield stage
-        for temporary in staged:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        for temporary, target in staged.items():
-            temporary.chmod(0o644)  # some writers make files that only their owner reads
-            os.replace(temporary, target)
+        with replacing() as temporary:
+            yield lambda name: temporary(folder / name)
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"Could not save to {folder} ({error}); what it held before is unchanged. Free some "
             "space or choose another folder, and save again."
         ) from error
-    finally:
-        for temporary in staged:
-            temporary.unlink(missing_ok=True)
