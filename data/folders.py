@@ -1,15 +1,20 @@
 """Folders of pictures that are worked through: what is in them, what has changed, who may write.
 
 A file is taken for unchanged if its size and time of change are; whoever has to be sure reads it.
+Only regular files are read (links to them, too), and none that is larger than a stated limit: a
+named pipe or a device never ends.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -18,6 +23,83 @@ try:
     import fcntl
 except ImportError:  # Windows has no advisory locks of this kind
     fcntl = None
+
+PICTURE_BYTES = 2**30
+LIST_BYTES = 2**32
+CAPTION_BYTES = 2**24
+"""The largest files that are read: of a picture, of a list of many, of one picture's captions."""
+
+_NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that PIL knows by name only, or hands to a program outside (PostScript)."""
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What was left out.
+
+    Attributes:
+        name: of a file, or of a place in a list.
+        why: what is wrong.
+        failed: whether it should have been good; False for files of other kinds.
+    """
+
+    name: str
+    why: str
+    failed: bool = True
+
+
+def count_and_name(skipped: Sequence[Skipped]) -> str:
+    """Say how many were left out, and why the first ones were."""
+    first = "; ".join(f"{item.name}: {item.why}" for item in skipped[:_NAMED])
+    more = f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+    return f"{len(skipped)}: {first}{more}"
+
+
+@cache
+def picture_formats() -> tuple[str, ...]:
+    """PIL's names of the formats that are read, those first that PIL tries first."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NO_PICTURES)
+
+
+@cache
+def picture_endings() -> frozenset[str]:
+    """Endings of picture files, lower case, with their dot."""
+    known = Image.registered_extensions()
+    return frozenset(end for end, name in known.items() if name in picture_formats())
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        path: of the file, or of a link to it.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it is missing, no regular file, or larger; `strerror` says why.
+    """
+    try:
+        _check_regular(os.stat(path), most)  # opening a device can be an act already
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            _check_regular(status, most)
+            return file.read(status.st_size)
+    except ValueError as error:  # a zero byte in the name
+        raise OSError(errno.EINVAL, str(error)) from error
+
+
+def _check_regular(status: os.stat_result, most: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if status.st_size > most:
+        size = f"it has {status.st_size:,} bytes, and at most {most:,} are read"
+        raise OSError(errno.EFBIG, size)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 @dataclass(frozen=True)
@@ -60,25 +142,38 @@ def pictures_below(folder: str | Path) -> list[Found]:
             looks like that, so it is never taken for "all were removed").
     """
     folder = Path(folder)
+    files = []
+    for name in _files_below(folder, pictures=True):
+        try:
+            status = (folder / PurePosixPath(name)).stat()
+        except OSError:  # a dangling link: nothing that could be opened
+            continue
+        files.append(Found(name, status.st_size, status.st_mtime_ns))
+    if not files:
+        raise ValueError(f"The folder {shown(folder)} holds no pictures: give one that does.")
+    return sorted(files, key=lambda file: file.name)
+
+
+def others_below(folder: str | Path) -> list[Skipped]:
+    """The files that `pictures_below` passes over, but for hidden ones, sorted by name.
+
+    Raises:
+        ValueError: as there.
+    """
+    names = sorted(_files_below(Path(folder), pictures=False))
+    return [Skipped(shown(name), "is no picture", failed=False) for name in names]
+
+
+def _files_below(folder: Path, pictures: bool) -> Iterator[str]:
+    """Names of files with, or without, a picture's ending."""
     if not folder.is_dir():
         raise ValueError(f"There is no folder {shown(folder)}: give a folder of pictures.")
-    known = Image.registered_extensions()
-    found = []
     for here, below, files in os.walk(folder, onerror=_refuse):
         below[:] = [name for name in below if not name.startswith(".")]
         for file in files:
-            path = Path(here, file)
-            if file.startswith(".") or path.suffix.lower() not in known:
-                continue
-            try:
-                stat = path.stat()
-            except OSError:  # a dangling link: nothing that could be opened
-                continue
-            name = path.relative_to(folder).as_posix()
-            found.append(Found(name, stat.st_size, stat.st_mtime_ns))
-    if not found:
-        raise ValueError(f"The folder {shown(folder)} holds no pictures: give one that does.")
-    return sorted(found, key=lambda one: one.name)
+            is_picture = Path(file).suffix.lower() in picture_endings()
+            if not file.startswith(".") and is_picture == pictures:
+                yield Path(here, file).relative_to(folder).as_posix()
 
 
 def sha256_of(path: Path) -> str:
@@ -88,7 +183,7 @@ def sha256_of(path: Path) -> str:
         ValueError: it cannot be read.
     """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_file(path, PICTURE_BYTES)).hexdigest()
     except OSError as error:
         raise ValueError(f"{shown(path)} cannot be read ({error.strerror}).") from error
 

@@ -1,4 +1,4 @@
-"""Picture files and pictures as people have them: found, checked, opened as RGB.
+"""Pictures and masks as people give them: files, folders, PIL pictures, tensors; opened as sRGB.
 
 Bad input is a `ValueError` of one sentence: what was given, what is allowed, what to do.
 """
@@ -6,17 +6,20 @@ Bad input is a `ValueError` of one sentence: what was given, what is allowed, wh
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
+from data.decode import decode, read
+from data.folders import Skipped, picture_endings, shown
 from lib.checks import listed
-from lib.images import to_pil, to_rgb
+from lib.images import color_and_alpha, to_pil, to_rgb
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Picture:
                 f"A picture is of type {type(given).__name__}: give a PIL picture or a file's path."
             )
         path = Path(given)
-        data = _read(path)
-        _decode(path, data)
+        data = read(path)
+        decode(path, data)
         return cls(path, hashlib.sha256(data).hexdigest())
 
     @property
@@ -60,18 +63,18 @@ class Picture:
         """The file's name; empty for a picture given as an object."""
         return self.source.name if isinstance(self.source, Path) else ""
 
-    def open(self) -> Image.Image:
-        """The picture as RGB.
+    def open(self, convert: Callable[[Image.Image], Any] = to_rgb) -> Any:
+        """The picture as RGB, or as `convert` makes it of what PIL reads.
 
         Raises:
             ValueError: the file has changed or gone since it was given.
         """
         if isinstance(self.source, Image.Image):
-            return self.source
-        data = _read(self.source)
+            return convert(self.source)
+        data = read(self.source)
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise ValueError(f"{self.source} has changed since it was given: start again.")
-        return _decode(self.source, data)
+        return decode(self.source, data, convert)
 
     def describe(self) -> dict[str, Any]:
         """For records: what it was, without where it lay."""
@@ -91,7 +94,7 @@ def open_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
     Raises:
         ValueError: missing, unreadable, damaged, or no picture at all.
     """
-    return _decode(Path(path), _read(Path(path)) if data is None else data)
+    return decode(Path(path), read(Path(path)) if data is None else data)
 
 
 def pictures(given: Any) -> list[Picture]:
@@ -113,7 +116,7 @@ def pictures(given: Any) -> list[Picture]:
 def names_a_picture(text: str) -> bool:
     """Whether a text is the path of a file that looks like a picture's: probably not a prompt."""
     try:
-        return Path(text).suffix.lower() in Image.registered_extensions() and Path(text).is_file()
+        return Path(text).suffix.lower() in picture_endings() and Path(text).is_file()
     except (OSError, ValueError):  # too long for a path, or with characters that no path has
         return False
 
@@ -121,50 +124,80 @@ def names_a_picture(text: str) -> bool:
 def picture_files(given: Iterable[str | Path]) -> list[Path]:
     """Paths with every folder replaced by the picture files in it, sorted by name.
 
-    Hidden files, subfolders and files of other kinds in a folder are passed over.
+    Hidden files, subfolders and files of other kinds in a folder are passed over
+    (`read_pictures` names them).
 
     Raises:
         ValueError: a folder without pictures, or one that cannot be read.
     """
     files: list[Path] = []
-    known = Image.registered_extensions()
     for path in map(Path, given):
-        if not path.is_dir():
-            files.append(path)
-            continue
-        try:
-            held = sorted(p for p in path.iterdir() if p.suffix.lower() in known and p.is_file())
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror}).") from error
-        held = [p for p in held if not p.name.startswith(".")]
-        if not held:
-            raise ValueError(f"The folder {path} holds no pictures: give one that does, or files.")
-        files += held
+        files += _in_folder(path)[0] if path.is_dir() else [path]
     return files
 
 
-def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give picture files.")
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no file {path}: give the path of a picture.") from error
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise ValueError(f"{str(path)!r} cannot be read ({error}).") from error
+def read_pictures(given: Iterable[str | Path]) -> tuple[list[Picture], list[Skipped]]:
+    """Good pictures among files and folders, and what was passed over in folders.
+
+    A file named by itself has to be good. In a folder, files of other kinds are passed over
+    (`Skipped.failed` is False), and so are pictures that cannot be opened (it is True).
+
+    Raises:
+        ValueError: a file that is no good picture, or a folder without any.
+    """
+    good: list[Picture] = []
+    skipped: list[Skipped] = []
+    for path in map(Path, given):
+        if not path.is_dir():
+            good.append(Picture.of(path))
+            continue
+        files, others = _in_folder(path)
+        skipped += [Skipped(shown(other), "is no picture", failed=False) for other in others]
+        before = len(good)
+        for file in files:
+            try:
+                good.append(Picture.of(file))
+            except ValueError as error:
+                why = str(error).removeprefix(f"{file} ").removeprefix(f"{str(file)!r} ")
+                skipped.append(Skipped(shown(file), why.rstrip(".")))
+        if len(good) == before:
+            raise ValueError(
+                f"None of the pictures in {shown(path)} can be opened ({skipped[-1].name}: "
+                f"{skipped[-1].why}): give a folder of pictures."
+            )
+    return good, skipped
 
 
-def _decode(path: Path, data: bytes) -> Image.Image:
+def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files with a picture's ending, and others."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return to_rgb(image)
-    except UnidentifiedImageError as error:
-        what = "is empty" if not data else "is not a picture in a format that is known here"
-        raise ValueError(f"{path} {what}: give a PNG, JPEG or WebP file, for example.") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # every decoder breaks in its own way
-        raise ValueError(
-            f"{path} is damaged, or not a picture that can be used ({error}): "
-            "copy or save it again."
-        ) from error
+        files = sorted(p for p in folder.iterdir() if not (p.name.startswith(".") or p.is_dir()))
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read ({error.strerror}).") from error
+    pictures = [p for p in files if p.suffix.lower() in picture_endings()]
+    if not pictures:
+        raise ValueError(f"The folder {folder} holds no pictures: give one that does, or files.")
+    return pictures, [p for p in files if p not in set(pictures)]
+
+
+def open_mask(given: str | Path | Image.Image | Picture) -> Tensor:
+    """A picture as weights (H, W) in [0, 1]: 1 is in, 0 is out.
+
+    An opaque picture weighs by its brightness. Where it has an alpha channel, that is its coverage,
+    and what is transparent is out: the weight is brightness times coverage, or coverage alone if
+    everything drawn has one brightness (black strokes on a transparent layer mark what is in, too).
+
+    Raises:
+        ValueError: missing, unreadable, damaged, or no picture at all.
+    """
+    if isinstance(given, Image.Image):
+        colors, alpha = color_and_alpha(given)  # a `Picture` would have lost its coverage
+    else:
+        colors, alpha = Picture.of(given).open(color_and_alpha)
+    weights = np.asarray(colors.convert("L"), np.float32) / 255
+    if alpha is not None:
+        coverage = np.asarray(alpha, np.float32) / 255
+        drawn = weights[coverage > 0]
+        plain = coverage.min() < 1 and drawn.size and np.ptp(drawn) == 0
+        weights = coverage if plain else weights * coverage
+    return torch.from_numpy(weights)
