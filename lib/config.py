@@ -1,13 +1,12 @@
 """Sizes of every network, as frozen dataclasses: what a model *is*, apart from its weights.
 
-`VD_FOUR_FLOW_V1_0` writes the released model down once; `VD_MINI` is derived from it with
-`dataclasses.replace`. A spec turns into plain JSON and back (`to_dict`, `from_dict`);
-`lib.checkpoints.released_config` reads it from the names that the released configuration uses.
+Their default values are those of the released model; `lib.specs` has the models by name. A spec
+turns into plain JSON and back (`to_dict`, `from_dict`).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lib.checks import whole_number
@@ -319,85 +318,3 @@ def components_for(flows: tuple[str, ...] | list[str], encoders: bool = False) -
         if encoders:
             needed.add(f"{data}_encoder")
     return tuple(part for part in COMPONENTS if part in needed)
-
-
-VD_FOUR_FLOW_V1_0 = ModelSpec(name="vd-four-flow-v1-0")
-"""The released model: 3.8 B parameters, 512 x 512 pictures."""
-
-VD_MINI = replace(
-    VD_FOUR_FLOW_V1_0,
-    name="vd-mini",
-    image_size=64,
-    scale_text=2.0,
-    scale_image=2.5,
-    unet=UNetConfig(
-        image_channels=8,
-        text_dim=64,
-        model_channels=64,
-        channel_mult=(1, 2, 2),
-        num_res_blocks=(1, 1, 1),
-        context_levels=(True, True, False),
-        second_dim=3,
-        image_heads=4,
-        text_heads=4,
-        context_dim=128,
-        norm_groups=16,
-    ),
-    image_vae=KLConfig(
-        ch=16,
-        ch_mult=(1, 2, 4, 6),
-        num_res_blocks=1,
-        z_channels=8,
-        embed_dim=8,
-        norm_groups=4,
-        scale=1.0,
-    ),
-    text_vae=OptimusConfig(
-        latent=64,
-        hidden=128,
-        intermediate=512,
-        layers=3,
-        heads=4,
-        bert_vocab=1000,
-        bert_positions=64,
-        gpt2_hidden=128,
-        gpt2_layers=3,
-        gpt2_heads=4,
-        gpt2_vocab=1000,
-        gpt2_positions=64,
-        max_input=60,
-        max_output=32,
-        temperature=0.0,
-    ),
-    clip=ClipConfig(
-        projection=128,
-        resize=64,
-        text=ClipTextConfig(
-            hidden=128, intermediate=512, layers=3, heads=4, vocab=1000, positions=32, bos=0, eos=1
-        ),
-        vision=ClipVisionConfig(
-            hidden=128, intermediate=512, layers=4, heads=4, image_size=64, patch_size=8
-        ),
-    ),
-)
-"""The model this repository trains from nothing on scenes of 64 x 64 pixels.
-
-Vocabulary sizes and latent scales are settled by training and stand in its `config.json`.
-"""
-
-VD_EMOJI = replace(
-    VD_MINI,
-    name="vd-emoji",
-    unet=replace(VD_MINI.unet, image_channels=16),
-    image_vae=KLConfig(
-        ch=128,
-        ch_mult=(1, 1),
-        num_res_blocks=2,
-        z_channels=16,
-        embed_dim=16,
-        norm_groups=16,
-        scale=1.0,
-        patch=4,
-    ),
-)
-"""The model this repository trains from nothing on drawings of 64 x 64 pixels by eight artists."""

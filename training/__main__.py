@@ -1,11 +1,14 @@
-"""`python -m training STAGE`: make the embedded model's weights.
+"""`python -m training STAGE`: make the weights of a Versatile Diffusion.
 
-    python -m training all              every stage in order; finished stages are not repeated
-    python -m training flows            one stage; goes on from its last checkpoint
-    python -m training flows --steps 100 --runs runs/trial --out runs/trial/model
+    python -m training all                                the embedded toy model, stage by stage
+    python -m training all --data emoji --runs runs/emoji --out runs/emoji/model
+    python -m training clip --data FOLDER --init vd-emoji  on captioned pictures of your own
+    python -m training flows --flows t2i i2i --freeze text_context
+    python -m training flows --preset paper-four --init vd-four-flow-v1-0 --dry-run
 
-Stages: judge, autoencoder, clip, optimus, flows. Ctrl-C at any moment loses at most the steps since
-the last checkpoint; the same command goes on.
+Stages: classifier (to measure with, no part of the model), autoencoder, clip, optimus, flows.
+Ctrl-C at any moment loses at most the steps since the last checkpoint; the same command goes on.
+Finished stages are not repeated.
 """
 
 from __future__ import annotations
@@ -15,41 +18,16 @@ import logging
 import sys
 from pathlib import Path
 
-STAGES = ("judge", "autoencoder", "clip", "optimus", "flows")
+STAGES = ("classifier", "autoencoder", "clip", "optimus", "flows")
+FLOWS = ("t2i", "i2i", "i2t", "t2t")
+GROUPS = ("time_embed", "image_data", "text_data", "image_context", "text_context")
+PRESETS = ("scenes", "small", "paper-single", "paper-dual", "paper-four")
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line, train, say what was measured."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training",
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument("stage", choices=(*STAGES, "all"), help="what to train")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="checkpoints and logs")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "pretrained" / "vd-mini", help="model folder"
-    )
-    parser.add_argument(
-        "--judge", type=Path, default=ROOT / "pretrained" / "judge", help="judge folder"
-    )
-    parser.add_argument("--steps", type=_positive, help="optimizer steps instead of the recipe's")
-    parser.add_argument("--batch", type=_positive, help="batch size instead of the recipe's")
-    parser.add_argument("--lr", type=float, help="peak learning rate instead of the recipe's")
-    parser.add_argument("--scenes", type=_positive, default=80_000, help="scenes in the pool")
-    parser.add_argument(
-        "--cached", type=_positive, default=48_000, help="scenes encoded for the flows"
-    )
-    parser.add_argument(
-        "--warm-start",
-        type=Path,
-        metavar="FOLDER",
-        help="begin from the finished weights of a model folder instead of from nothing",
-    )
-    parser.add_argument("--threads", type=_positive, help="CPU threads (all cores by default)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from training import stages  # torch and transformers load here: --help stays quick
@@ -57,6 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     names = STAGES if args.stage == "all" else (args.stage,)
     try:
         for name in names:
+            if args.dry_run:
+                from training.plan import plan
+
+                print(plan(name, args))
+                continue
             measured = stages.run(name, args)
             print(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in measured.items()))
     except KeyboardInterrupt:
@@ -66,6 +49,39 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    add = parser.add_argument
+    add("stage", choices=(*STAGES, "all"), help="what to train")
+    add("--data", default="scenes", help="scenes, emoji, or captioned pictures of your own")
+    add("--init", metavar="MODEL", help="begin from a model's weights, or from a run's .pt file")
+    add("--preset", choices=PRESETS, help="recipes (default: those of the data)")
+    add("--runs", type=Path, default=ROOT / "runs", help="checkpoints and logs")
+    add("--out", type=Path, default=ROOT / "pretrained" / "vd-mini", help="model folder")
+    add("--judge", type=Path, default=ROOT / "pretrained" / "judge", help="classifier's folder")
+    add("--dry-run", action="store_true", help="say what it would take, load and train nothing")
+    add("--steps", type=_positive, help="optimizer steps instead of the recipe's")
+    add("--batch", type=_positive, help="batch size instead of the recipe's")
+    add("--accumulate", type=_positive, help="batches whose gradients make one step")
+    add("--lr", type=float, help="peak learning rate instead of the recipe's")
+    add("--flows", nargs="+", choices=FLOWS, help="train these only")
+    add("--freeze", nargs="+", choices=GROUPS, help="parts of the diffuser that stay as they are")
+    add("--min-snr", type=float, metavar="GAMMA", help="weigh timesteps by min(SNR, GAMMA) / SNR")
+    add("--teacher", action="store_true", help="CLIP learns from a network's frozen features, too")
+    add("--scenes", type=_positive, default=80_000, help="scenes in the pool")
+    add("--cached", type=_positive, default=48_000, help="scenes encoded for the flows")
+    add("--side", type=_positive, help="pixels a side of pictures of your own")
+    add("--fit", default="crop", choices=("squeeze", "crop", "pad"), help="of other shapes")
+    add("--mirror", action="store_true", help="captions of your own name no sides")
+    add("--threads", type=_positive, help="CPU threads (all cores by default)")
+    add("--device", default="cpu", help="cpu, cuda or mps")
+    return parser
 
 
 def _positive(text: str) -> int:

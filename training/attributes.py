@@ -1,29 +1,29 @@
-"""A scene's attributes as classification targets: what encoders are taught to keep readable."""
+"""Attributes of a picture as classification targets: what encoders are taught to keep readable."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.scenes.world import ATTRIBUTE_VALUES as VALUES
-
-
-def targets(attributes: Sequence[Mapping]) -> Tensor:
-    """(B, attributes) indices into `VALUES`; -1 where nothing is said."""
-    rows = [
-        [VALUES[k].index(row[k]) if row.get(k) is not None else -1 for k in VALUES]
-        for row in attributes
-    ]
-    return torch.tensor(rows)
-
 
 def read_loss(logits: Sequence[Tensor], wanted: Tensor) -> Tensor:
-    """Mean cross-entropy over the attributes that are said."""
+    """Mean cross-entropy over the attributes that are said.
+
+    Args:
+        logits: (B, choices) for each attribute.
+        wanted: (B, attributes) indices; -1 where nothing is said.
+    """
     losses = [
         F.cross_entropy(answer.float(), wanted[:, i], ignore_index=-1, reduction="sum")
         for i, answer in enumerate(logits)
     ]
-    return torch.stack(losses).sum() / (wanted >= 0).sum()
+    return torch.stack(losses).sum() / (wanted >= 0).sum().clamp(min=1)
+
+
+def right(logits: Sequence[Tensor], wanted: Tensor) -> Tensor:
+    """(B, attributes) bool: whether the likeliest choice is right, or nothing is said."""
+    answers = torch.stack([answer.argmax(1) for answer in logits], 1)
+    return (answers == wanted) | (wanted < 0)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.samples import Samples
 from lib.config import ModelSpec
 from lib.kl_vae import KLDecoder, KLEncoder, kl_to_standard_normal, sample_posterior
-from training.data import Samples
 from training.export import export
 from training.loop import Recipe, Stage
 

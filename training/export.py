@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.checkpoints.weights import save
+from filelock import FileLock
+
+from lib.checkpoints import save
 from lib.config import ModelSpec
 from lib.model import VersatileDiffusion
 from training import parallel
@@ -28,7 +31,8 @@ def export(
     stage: Stage,
     measured: dict[str, float],
     seconds: float,
-    settle: Callable[[ModelSpec], ModelSpec] = lambda spec: spec,
+    change: Callable[[ModelSpec], ModelSpec] = lambda spec: spec,
+    only: tuple[str, ...] | None = None,
 ) -> None:
     """Save a stage's modules as components of the model in `stage.out`, half precision.
 
@@ -36,12 +40,35 @@ def export(
         stage: with the finished weights.
         measured: what `stage.measure` found; goes into `training.json` with recipe and duration.
         seconds: how long training took.
-        settle: puts what this stage found out (a latent scale) into the spec. It is applied to the
+        change: puts what this stage found out (a latent scale) into the spec. It is applied to the
             spec that the folder holds *now*: stages may be trained side by side.
+        only: which of the modules are components (all by default; readers are dropped).
     """
-    spec = settle(current_spec(stage.out, stage.spec))
-    save(VersatileDiffusion(spec, dict(stage.modules)), stage.out)
-    record(stage, measured, seconds)
+    modules = {name: m for name, m in stage.modules.items() if only is None or name in only}
+    with _alone(stage.out):
+        spec = change(current_spec(stage.out, stage.spec))
+        save(VersatileDiffusion(spec, modules), stage.out)
+        record(stage, measured, seconds)
+
+
+def settle(folder: Path, spec: ModelSpec) -> None:
+    """Write the spec of a model that is going to be trained, unless its folder has one.
+
+    Stages that are trained side by side then agree on it, whichever is finished first.
+    """
+    with _alone(folder):
+        path = Path(folder) / "config.json"
+        if not path.exists():
+            write_atomically(path, json.dumps(spec.to_dict(), indent=2) + "\n")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time writes a model folder: what it reads there is what it changes."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        yield
 
 
 def record(stage: Stage, measured: dict[str, float], seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Stage `flows`: the four-flow diffuser, all flows in every step.
+"""Stage `flows`: the diffuser, any of its four flows in every step.
 
 One optimizer step minimises the sum over flows of `E ||eps - eps_theta(x_t, t, c)||^2` (Ho et al.
 2020, equation 14; Xu et al. 2022, section 3.3). The columns are trained exactly as they are used:
@@ -6,10 +6,13 @@ through `VersatileDiffusion.eps`.
 
 - A tenth of the contexts is replaced by the flow's own null context, which is what makes guidance
   possible (Ho and Salimans 2022).
-- Image variation sees another render of the same scene half of the time: content is kept, jitter is
-  free. Text variation sees another caption of the same scene.
-- Timesteps are drawn denser in the middle of the noise range, where a scene is decided; `uniform`
-  of them evenly, so that no step of a sampler was never trained.
+- Image variation sees another view of the same sample half of the time: content is kept, jitter is
+  free. Text variation writes the answer to a caption.
+- Where samples have `words` to ask with (a language), a share of image-to-text mixes such a word
+  into the picture's context, and the text is the one that answers it.
+- Timesteps are drawn denser in the middle of the noise range, where a picture is decided; `uniform`
+  of them evenly, so that no step of a sampler was never trained. `min_snr` gives every sample the
+  weight `min(SNR(t), gamma) / SNR(t)` (Hang et al. 2023, for predicted noise).
 """
 
 from __future__ import annotations
@@ -22,12 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.scenes.world import split
 from lib.config import FLOWS, ModelSpec
 from lib.model import Context, VersatileDiffusion
 from lib.unet import ContextColumn, DataColumn, TimeEmbed
-from training.cache import CAPTIONS, TARGETS, Cache, build
-from training.data import RENDERS, Pool, render_pairs
+from training.cache import CAPTIONS, ENCODERS, REPLIES, VIEWS, Cache
 from training.export import export
 from training.loop import Recipe, Stage
 
@@ -47,6 +48,9 @@ class FlowOptions:
         dropout: probability that a context is replaced by the null context.
         uniform: share of timesteps drawn uniformly; the others follow a logistic-normal.
         center, spread: mean and deviation of that normal; t = T sigmoid(center + spread n).
+        min_snr: gamma of the min-SNR weights; None weighs all timesteps alike.
+        asked: share of image-to-text that mixes one of the samples' words into the context.
+        frozen: parameter groups (module names) that keep the weights they have.
         scales: gradient factors of the parameter groups (the paper's four-flow values are image
             data 0.2, text data 1, contexts 1, global 0.1; AdamW undoes constant factors but for the
             clipping, so 1 everywhere is the default).
@@ -62,27 +66,43 @@ class FlowOptions:
     uniform: float = 0.3
     center: float = 0.2
     spread: float = 1.0
+    min_snr: float | None = None
+    asked: float = 0.4
+    frozen: tuple[str, ...] = ()
     scales: dict[str, float] = field(default_factory=dict)
+
+
+ASKED_WEIGHT = (0.25, 0.6)  # of the word's context beside the picture's
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What one flow sees in one step: scenes, their renders and captions, dropout, timesteps."""
+    """What one flow sees in one step.
 
-    scenes: np.ndarray
+    Attributes:
+        rows: samples.
+        data: which of a sample's latents is to be generated.
+        context: which of its contexts conditions.
+        words: which of the samples' words is asked besides, if any.
+        dropped: where the null context stands in.
+        t: timesteps.
+    """
+
+    rows: np.ndarray
     data: np.ndarray
     context: np.ndarray
+    words: np.ndarray | None
     dropped: np.ndarray
     t: Tensor
 
 
 class FlowsStage(Stage):
-    """Trains the time embedding, both data columns and both context columns.
+    """Trains the time embedding, and the data and context columns of the flows that have a share.
 
     Args:
         vd: frozen encoders, used to fill the cache.
-        cache: their output on the training pool.
-        validation: their output on validation scenes.
+        cache: their output on the training samples.
+        validation: their output on others.
         out: model folder.
         recipe: how it is trained.
         options: what is particular to flows.
@@ -103,12 +123,29 @@ class FlowsStage(Stage):
         self.recipe, self.options = recipe, options or FlowOptions()
         torch.manual_seed(recipe.seed)
         self.spec = vd.spec
-        self.modules = new_columns(vd.spec)
+        self.flows = [flow for flow in FLOWS if self._size(flow)]
+        if not self.flows:
+            raise ValueError(f"No flow has a share: give at least one of {', '.join(FLOWS)}.")
+        needed = {"time_embed"}
+        for flow in self.flows:
+            data, context = FLOWS[flow]
+            needed |= {f"{data}_data", f"{context}_context"}
+        columns = new_columns(vd.spec)
+        self.modules = nn.ModuleDict({n: m for n, m in columns.items() if n in needed})
+        for name in self.options.frozen:
+            if name not in self.modules:
+                raise ValueError(
+                    f"There is no parameter group {name!r} to freeze: choose from "
+                    f"{', '.join(self.modules)}."
+                )
+            self.modules[name].requires_grad_(False)
         self.vd = VersatileDiffusion(vd.spec, dict(self.modules))
-        self.nulls = {
-            flow: vd.null_context(context, data, 1).tokens.float()
-            for flow, (data, context) in FLOWS.items()
-        }
+        self.nulls = {}
+        for flow in self.flows:
+            data, context = FLOWS[flow]
+            self.nulls[flow] = vd.null_context(context, data, 1).tokens.float()
+        if self.cache.word_tokens is not None:
+            self.nulls["word"] = torch.from_numpy(self.cache.word_tokens[:1]).float()
 
     def identity(self) -> dict[str, Any]:
         """Options, and what was encoded by which encoders."""
@@ -121,11 +158,18 @@ class FlowsStage(Stage):
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Sum of the flows' noise-prediction errors."""
         total, metrics = torch.zeros((), device=self.device), {}
-        for flow in FLOWS:
-            if self._size(flow) == 0:
-                continue
-            draw = self._draw(flow, self.cache, self._size(flow), rng)
-            loss = self._flow_loss(flow, self.cache, draw)
+        for flow in self.flows:
+            size = self._size(flow)
+            words = 0
+            if flow == "i2t" and self._words() > 1:
+                words = round(self.options.asked * size)
+            losses = []
+            for part, asks in ((size - words, False), (words, True)):
+                if part:
+                    draw = self._draw(flow, self.cache, part, rng, asks)
+                    weight = rng.uniform(*ASKED_WEIGHT) if asks else 0.0
+                    losses.append((part / size) * self._flow_loss(flow, self.cache, draw, weight))
+            loss = torch.stack(losses).sum()
             total = total + self.options.weight[flow] * loss
             metrics[flow] = loss.item()
         return total, metrics
@@ -135,54 +179,93 @@ class FlowsStage(Stage):
         return sum(map(self._size, FLOWS))
 
     def _size(self, flow: str) -> int:
-        return round(self.recipe.batch * self.options.share[flow])
+        return round(self.recipe.batch * self.options.share.get(flow, 0))
 
-    def _draw(self, flow: str, cache: Cache, size: int, rng: np.random.Generator) -> Draw:
-        data, context = FLOWS[flow]
+    def _words(self) -> int:
+        tokens = self.cache.word_tokens
+        return 1 if tokens is None else len(tokens)
+
+    def _draw(
+        self, flow: str, cache: Cache, size: int, rng: np.random.Generator, asks: bool = False
+    ) -> Draw:
+        kind, conditions = FLOWS[flow]
         timesteps = self.vd.schedule.num_timesteps
         focus = 1 / (
             1 + np.exp(-(self.options.center + self.options.spread * rng.normal(size=size)))
         )
         share = np.where(rng.random(size) < self.options.uniform, rng.random(size), focus)
+        context = rng.integers(VIEWS if conditions == "image" else CAPTIONS, size=size)
+        words = rng.integers(1, self._words(), size=size) if asks else None
+        if kind == "image":
+            data = rng.integers(VIEWS, size=size)
+        elif conditions == "text":
+            data = context  # the answer to that caption
+        else:
+            asked = 0 if words is None else words
+            data = CAPTIONS + REPLIES * asked + rng.integers(REPLIES, size=size)
         return Draw(
-            scenes=rng.integers(len(cache), size=size),
-            data=rng.integers(RENDERS if data == "image" else TARGETS, size=size),
-            context=rng.integers(RENDERS if context == "image" else CAPTIONS, size=size),
+            rows=rng.integers(len(cache), size=size),
+            data=data,
+            context=context,
+            words=words,
             dropped=rng.random(size) < self.options.dropout,
             t=torch.from_numpy((share * timesteps).astype(np.int64)).clamp(max=timesteps - 1),
         )
 
-    def _flow_loss(self, flow: str, cache: Cache, draw: Draw) -> Tensor:
+    def _flow_loss(self, flow: str, cache: Cache, draw: Draw, weight: float = 0.0) -> Tensor:
         data, kind = FLOWS[flow]
         latents = cache.image_latents if data == "image" else cache.text_latents
         contexts = cache.image_tokens if kind == "image" else cache.text_tokens
-        x_0 = _take(latents, draw.scenes, draw.data)
-        tokens = _take(contexts, draw.scenes, draw.context)
+        x_0 = _take(latents, draw.rows, draw.data)
         dropped = torch.from_numpy(draw.dropped)[:, None, None]
-        tokens = torch.where(dropped, self.nulls[flow], tokens)
+        tokens = torch.where(dropped, self.nulls[flow], _take(contexts, draw.rows, draw.context))
+        mix = [(Context(kind, tokens.to(self.device)), 1.0 - weight)]
+        if draw.words is not None:
+            tokens = torch.from_numpy(cache.word_tokens[draw.words]).float()
+            tokens = torch.where(dropped, self.nulls["word"], tokens)
+            mix.append((Context("text", tokens.to(self.device)), weight))
         noise = torch.randn_like(x_0)
         x_t = self.vd.schedule.add_noise(x_0, draw.t, noise).to(self.device)
-        context = Context(kind, tokens.to(self.device))
-        eps = self.vd.eps(x_t, draw.t.to(self.device), [(context, 1.0)])
-        noise = noise.to(self.device)
-        return (eps.float() - noise).square().mean()
+        eps = self.vd.eps(x_t, draw.t.to(self.device), mix)
+        errors = (eps.float() - noise.to(self.device)).square().flatten(1).mean(1)
+        if self.options.min_snr is not None:
+            errors = errors * self._snr_weight(draw.t).to(self.device)
+        return errors.mean()
+
+    def _snr_weight(self, t: Tensor) -> Tensor:
+        """`min(SNR, gamma) / SNR`, with SNR = alpha_bar / (1 - alpha_bar)."""
+        alpha_bar = self.vd.schedule.alpha_bar[t].float()
+        snr = alpha_bar / (1 - alpha_bar)
+        return snr.clamp(max=self.options.min_snr) / snr
 
     def measure(self) -> dict[str, float]:
-        """Each flow's error on validation scenes, with fixed noise and evenly spread timesteps."""
+        """Each flow's error on validation samples, with fixed noise and evenly spread timesteps."""
         measured = {}
-        for flow in FLOWS:
+        for flow in self.flows:
             torch.manual_seed(5)
             rng = np.random.default_rng(5)
-            size = len(self.validation)
+            size = min(1000, len(self.validation))
             draw = self._draw(flow, self.validation, size, rng)
+            draw.rows[:] = rng.permutation(len(self.validation))[:size]
             draw.dropped[:] = False
             draw.t.copy_(torch.linspace(1, self.vd.schedule.num_timesteps - 1, size).long())
             measured[f"loss_{flow}"] = float(self._flow_loss(flow, self.validation, draw))
         return measured
 
     def export(self, measured: dict[str, float], seconds: float) -> None:
-        """Save the five parts of the diffuser."""
+        """Save the parts of the diffuser that were trained."""
         export(self, measured, seconds)
+
+
+def encoders_for(options: FlowOptions) -> tuple[str, ...]:
+    """The encoders whose output training needs: of what is generated, and of what conditions."""
+    needed = set()
+    for flow, (data, context) in FLOWS.items():
+        if options.share.get(flow, 0):
+            needed |= {f"{data}_encoder", "clip_vision" if context == "image" else "clip_text"}
+            # a picture's words are asked for by a text
+            needed |= {"clip_text"} if flow == "i2t" else set()
+    return tuple(name for name in ENCODERS if name in needed)
 
 
 def new_columns(spec: ModelSpec) -> nn.ModuleDict:
@@ -206,12 +289,6 @@ def new_columns(spec: ModelSpec) -> nn.ModuleDict:
             if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
                 weight.mul_(spec.unet.context_dim**0.5)
     return columns
-
-
-def validation_cache(vd: VersatileDiffusion, n: int, folder: Path) -> Cache:
-    """Encoded validation scenes, for the loss that is reported."""
-    scenes = split("validation", n, seed=6)
-    return build(vd, Pool(scenes, render_pairs(scenes, seed=6)), n, Path(folder) / "validation")
 
 
 def _take(array: np.ndarray, rows: np.ndarray, which: np.ndarray) -> Tensor:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from data.scenes.draw import render_batch
 from data.scenes.judge import Judge, encode_targets, measure, save_judge
+from data.scenes.samples import to_tensor
 from data.scenes.world import Scene, is_test, is_validation, sample_scene, split
-from training.data import to_tensor
 from training.export import record
 from training.loop import Recipe, Stage
 

@@ -44,6 +44,8 @@ class Recipe:
     Attributes:
         steps: optimizer steps in all.
         batch: samples a step and process.
+        accumulate: batches whose mean gradient makes one step: n of them in one process are what n
+            processes see.
         lr: peak learning rate, reached linearly after `warmup` steps.
         decay: "cosine" or "linear" from there to 0, or "trapezoid": constant, then linear to 0 over
             the last `cooldown` of the steps. A trapezoid can be prolonged: the state before the
@@ -72,12 +74,15 @@ class Recipe:
     seed: int = 0
     save_every: float = 120.0
     log_every: int = 50
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if self.decay not in ("cosine", "linear", "trapezoid"):
             raise ValueError(f"decay is {self.decay!r}: choose 'cosine', 'linear' or 'trapezoid'.")
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"steps {self.steps}, batch {self.batch}: both must be at least 1.")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate is {self.accumulate}: it must be at least 1.")
 
     @property
     def cooldown_start(self) -> int:
@@ -252,23 +257,16 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
                 keep("stable.pt", step)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr_at(step)
-            torch.manual_seed((recipe.seed * 1_000_003 + step) * parallel.world() + rank)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss, metrics = stage.loss(step, generator(recipe.seed, step, rank))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            metrics = _gradients(stage, step, rank, bf16)
             parallel.average_gradients(parameters)
             _scale_gradients(stage.modules, scales)
-            norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
-            if not torch.isfinite(norm):
-                raise RuntimeError(
-                    f"{stage.name}: gradient norm is {norm} at step {step}; lower the learning "
-                    "rate. The last checkpoint is intact."
-                )
+            norm = nn.utils.clip_grad_norm_(parameters, recipe.clip).item()
+            _check_finite(stage, step, {**metrics, "norm": norm}, folder)
             optimizer.step()
             ema.update(step)
 
-            for key, value in {"loss": loss.item(), "norm": norm.item(), **metrics}.items():
+            for key, value in {**metrics, "norm": norm}.items():
                 losses.setdefault(key, []).append(value)
             if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
                 line = {key: round(float(np.mean(v)), 6) for key, v in losses.items()}
@@ -297,6 +295,42 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
     write_atomic(done, json.dumps(about, indent=2))
     parallel.wait()
     return measured
+
+
+def _gradients(stage: Stage, step: int, rank: int, bf16: bool) -> dict[str, float]:
+    """Gradients of one step of one process, left in the parameters; the loss and its parts.
+
+    Batch m of process r of w sees what process r + m w would: accumulating is like having more
+    processes.
+    """
+    recipe, world = stage.recipe, parallel.world()
+    n = recipe.accumulate
+    told: dict[str, list[float]] = {}
+    for m in range(n):
+        place = rank + m * world
+        torch.manual_seed((recipe.seed * 1_000_003 + step) * world * n + place)
+        with torch.autocast(stage.device.type, torch.bfloat16, enabled=bf16):
+            loss, metrics = stage.loss(step, generator(recipe.seed, step, place))
+        (loss if n == 1 else loss / n).backward()
+        for key, value in {"loss": loss.item(), **metrics}.items():
+            told.setdefault(key, []).append(value)
+    return {key: float(np.mean(values)) for key, values in told.items()}
+
+
+def _check_finite(stage: Stage, step: int, numbers: dict[str, float], folder: Path) -> None:
+    """Stop before a step that would spoil the weights.
+
+    Raises:
+        RuntimeError: names what is not finite, the step, and the checkpoint to go on from.
+    """
+    wrong = [key for key, value in numbers.items() if not math.isfinite(value)]
+    if wrong:
+        kept = [name for name in ("checkpoint.pt", "stable.pt") if (folder / name).exists()]
+        last = f"the last good checkpoint is {folder / kept[0]}" if kept else "no checkpoint yet"
+        raise RuntimeError(
+            f"{stage.name}: {', '.join(wrong)} not finite at step {step} ({last}): lower the "
+            "learning rate (--lr), or look at what this step was given."
+        )
 
 
 def _scale_gradients(modules: nn.ModuleDict, scales: dict[str, float]) -> None:

@@ -6,9 +6,10 @@ anneal it too, against posterior collapse). A small beta keeps every sentence re
 sampling noise it leaves makes neighbouring latents decode alike, which is what the diffuser needs.
 The noise is faded in with beta: at first a latent carries nothing that could survive it.
 
-Besides, a linear map must read every attribute of the scene off the latent. That lays the space out
-by meaning from the start (a sentence's likelihood alone finds the wording first and who has which
-colour very late), and leaves the diffuser a smooth thing to predict. The map is dropped afterwards.
+Besides, where samples know attributes, a linear map must read each off the latent. That lays the
+space out by meaning from the start (a sentence's likelihood alone finds the wording first and who
+has which colour very late), and leaves the diffuser a smooth thing to predict. The map is dropped
+afterwards.
 """
 
 from __future__ import annotations
@@ -22,14 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.scenes.captions import read_attributes, write
-from data.scenes.world import split
+from data.samples import Samples
 from lib.config import ModelSpec
 from lib.kl_vae import kl_to_standard_normal, sample_posterior
 from lib.optimus import OptimusDecoder, OptimusEncoder
 from lib.tokenizers import Tokenizers
-from training.attributes import VALUES, read_loss, targets
-from training.data import Pool
+from training.attributes import read_loss
 from training.export import export
 from training.loop import Recipe, Stage
 
@@ -50,20 +49,22 @@ class OptimusStage(Stage):
         self,
         spec: ModelSpec,
         tokenizers: Tokenizers,
-        pool: Pool,
+        samples: Samples,
+        validation: Samples,
         out: Path,
         recipe: Recipe = RECIPES[0],
     ) -> None:
-        self.spec, self.words, self.pool = spec, tokenizers, pool
+        self.spec, self.words, self.pool, self.validation = spec, tokenizers, samples, validation
         self.out, self.recipe = out, recipe
         torch.manual_seed(recipe.seed)
-        self.modules = nn.ModuleDict(
-            {
-                "text_encoder": OptimusEncoder(spec.text_vae, attention="eager"),
-                "text_decoder": OptimusDecoder(spec.text_vae, attention="eager"),
-                "reader": nn.Linear(spec.text_vae.latent, sum(map(len, VALUES.values()))),
-            }
-        )
+        modules: dict[str, nn.Module] = {
+            "text_encoder": OptimusEncoder(spec.text_vae, attention="eager"),
+            "text_decoder": OptimusDecoder(spec.text_vae, attention="eager"),
+        }
+        self.choices = [len(values) for values in samples.attributes.values()]
+        if self.choices:
+            modules["reader"] = nn.Linear(spec.text_vae.latent, sum(self.choices))
+        self.modules = nn.ModuleDict(modules)
 
     def identity(self) -> dict[str, Any]:
         """Whose captions."""
@@ -72,7 +73,10 @@ class OptimusStage(Stage):
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Negative log-likelihood of the caption plus beta times the KL term."""
         ramp = 1.0 if self.warm else min(1.0, (step + 1) / (WARMUP * self.recipe.steps))
-        texts = self.pool.captions(rng.integers(len(self.pool), size=self.recipe.batch), rng)
+        indices = rng.integers(len(self.pool), size=self.recipe.batch)
+        texts = self.pool.captions(indices, rng)
+        half = len(texts) // 2  # the other half are answers: what the text column learns to write
+        texts[:half] = self.pool.targets(indices[:half], rng, texts[:half])
         mean, logvar = self.modules["text_encoder"](self.words.bert_ids(texts).to(self.device))
         z = sample_posterior(mean, logvar, ramp * torch.randn_like(mean))
         ids = self.words.gpt2_ids(texts).to(self.device)
@@ -84,16 +88,19 @@ class OptimusStage(Stage):
             reduction="sum",
         ) / len(texts)
         kl = kl_to_standard_normal(mean.float(), logvar.float()).mean()
-        answers = self.modules["reader"](z).split([len(v) for v in VALUES.values()], dim=-1)
-        said = targets([read_attributes(text) for text in texts]).to(self.device)
-        reading = len(VALUES) * read_loss(answers, said)
-        loss = nll + ramp * BETA * kl + reading
-        return loss, {"nll": nll.item(), "kl": kl.item(), "reading": reading.item()}
+        loss = nll + ramp * BETA * kl
+        metrics = {"nll": nll.item(), "kl": kl.item()}
+        if self.choices:
+            answers = self.modules["reader"](z).split(self.choices, dim=-1)
+            said = self.pool.read(texts).to(self.device)
+            reading = len(self.choices) * read_loss(answers, said)
+            loss, metrics["reading"] = loss + reading, reading.item()
+        return loss, metrics
 
     def measure(self) -> dict[str, float]:
-        """Share of test captions that come back word for word, and the latents' spread."""
+        """Share of validation captions that come back word for word, and the latents' spread."""
         rng = np.random.default_rng(3)
-        texts = [write(scene, rng) for scene in split("validation", 1000, seed=3)]
+        texts = self.validation.targets(rng.integers(len(self.validation), size=1000), rng)
         exact, latents = 0, []
         for start in range(0, len(texts), 100):
             part = texts[start : start + 100]
@@ -115,6 +122,4 @@ class OptimusStage(Stage):
         def settle(spec: ModelSpec) -> ModelSpec:
             return replace(spec, text_vae=replace(spec.text_vae, scale=scale))
 
-        kept = ("text_encoder", "text_decoder")
-        self.modules = nn.ModuleDict({name: self.modules[name] for name in kept})
-        export(self, measured, seconds, settle)
+        export(self, measured, seconds, settle, only=("text_encoder", "text_decoder"))

@@ -8,93 +8,170 @@ from pathlib import Path
 
 import torch
 
-from lib.checkpoints.weights import load
-from lib.config import COMPONENTS, VD_MINI
+from lib.checkpoints import load
+from lib.config import COMPONENTS
 from training import autoencoder, clip, flows, judge, optimus, parallel
-from training.cache import ENCODERS, build
-from training.data import pool
-from training.export import current_spec
+from training.cache import build
+from training.datasets import Data, open_data
+from training.export import current_spec, settle
 from training.loop import Recipe, Stage, train
 from training.plots import plot_losses
+from training.recipes import PRESETS, Preset
 from training.vocabulary import vocabulary
-
-RECIPES: dict[str, tuple[Recipe, ...]] = {
-    "judge": judge.RECIPES,
-    "autoencoder": autoencoder.RECIPES,
-    "clip": clip.RECIPES,
-    "optimus": optimus.RECIPES,
-    "flows": flows.RECIPES,
-}
-"""A stage's runs, one after the other: every later one is a warm start from what is there."""
 
 
 def run(name: str, args: argparse.Namespace) -> dict[str, float]:
     """Train one stage as the command line asks; returns what its last run measured.
 
-    Without a warm start that is every run of its recipes, each in a run folder of its own. With
-    one, it is the last run alone.
+    From nothing that is every run of its preset, each in a run folder of its own. With `--init`, it
+    is the last run alone.
 
     Raises:
-        ValueError: flows are asked for before the encoders are trained, or a checkpoint belongs to
-            another recipe.
+        ValueError: flows are asked for before the encoders are trained, a checkpoint belongs to
+            another recipe, or the preset has no such stage.
     """
     if args.threads:
         torch.set_num_threads(args.threads)
     args.device = parallel.start(args.device)
-    changes = {"steps": args.steps, "batch": args.batch, "lr": args.lr}
-    changes = {k: v for k, v in changes.items() if v is not None}
-    if args.warm_start is not None:
-        return _run(name, args, replace(RECIPES[name][-1], **changes), args.runs, args.warm_start)
+    data = open_data(
+        args.data,
+        args.runs,
+        scenes=args.scenes,
+        cached=args.cached,
+        side=args.side,
+        fit=args.fit,
+        mirror=args.mirror,
+    )
+    preset = chosen_preset(data, name, args)
+    recipes = preset.recipes[name]
+    if args.init is not None:
+        return _run(name, args, data, preset, recipes[-1], args.runs, args.init)
     measured: dict[str, float] = {}
-    for k, recipe in enumerate(RECIPES[name]):
+    for k, recipe in enumerate(recipes):
         folder = args.runs / f"run-{k + 1}" if k else args.runs
         warm = args.out if k else None
-        measured = _run(name, args, replace(recipe, **changes), folder, warm)
+        measured = _run(name, args, data, preset, recipe, folder, warm)
     return measured
 
 
+def chosen_preset(data: Data, stage: str, args: argparse.Namespace) -> Preset:
+    """The preset that the command asks for, with the command's own numbers in its recipes."""
+    name = args.preset or data.preset
+    preset = PRESETS[name]
+    if stage not in preset.recipes:
+        raise ValueError(
+            f"Preset {name} says nothing of {stage}: it has {', '.join(preset.recipes)}."
+        )
+    given = {
+        key: getattr(args, key)
+        for key in ("steps", "batch", "lr", "accumulate")
+        if getattr(args, key) is not None
+    }
+    recipes = {
+        key: tuple(replace(recipe, **given) for recipe in runs)
+        for key, runs in preset.recipes.items()
+    }
+    options = preset.options
+    if args.flows:
+        unequal = {flow: options.share.get(flow, 1.0) for flow in args.flows}
+        options = replace(options, share=unequal)
+    if args.freeze:
+        options = replace(options, frozen=tuple(args.freeze))
+    if args.min_snr is not None:
+        options = replace(options, min_snr=args.min_snr)
+    return replace(preset, recipes=recipes, options=options)
+
+
 def _run(
-    name: str, args: argparse.Namespace, recipe: Recipe, folder: Path, warm: Path | None
+    name: str,
+    args: argparse.Namespace,
+    data: Data,
+    preset: Preset,
+    recipe: Recipe,
+    folder: Path,
+    warm: str | Path | None,
 ) -> dict[str, float]:
     """Train one run of a stage, from nothing or from the weights in a model folder."""
     if parallel.rank() > 0:  # the first process renders and encodes, the others read
         parallel.wait()
-    stage = _stage(name, args, recipe)
+    stage = make(name, args, data, preset, recipe)
     if warm is not None:
         warm_start(stage, warm)
     if parallel.rank() == 0:
         parallel.wait()
     measured = train(stage, folder, args.device)
     if parallel.rank() == 0:
-        plot_losses(folder / name / "log.jsonl", folder / name / "losses.png")
+        plot_losses(folder / stage.name / "log.jsonl", folder / stage.name / "losses.png")
     return measured
 
 
-def warm_start(stage: Stage, folder: Path) -> None:
-    """Give a stage's modules the weights that a model folder holds for them.
+def warm_start(stage: Stage, source: Path | str) -> None:
+    """Give a stage's modules the weights of a model, or those of another run's checkpoint.
 
-    Optimizer and average start anew. What a stage trains besides components (readers) keeps its
-    fresh weights. A checkpoint of the run folder, if there is one, wins over all this.
+    Optimizer and average start anew. What the source lacks (readers, columns of flows that it was
+    not trained for) keeps its fresh weights. A checkpoint of the run folder, if there is one, wins
+    over all this.
+
+    Args:
+        stage: what is going to be trained.
+        source: a model folder or name (`lib.checkpoints.load`), or the path of a
+            `checkpoint.pt` or `stable.pt`.
+
+    Raises:
+        ValueError: the source holds nothing of this stage, or of other sizes.
     """
-    names = [name for name in stage.modules if name in COMPONENTS]
-    vd = load(folder, components=names, device="cpu", dtype=torch.float32)
-    for name in names:
-        stage.modules[name].load_state_dict(vd.component(name).state_dict())
+    if str(source).endswith(".pt") and Path(source).is_file():
+        held = torch.load(source, weights_only=True, map_location="cpu")
+        weights = held.get("modules", {}) if isinstance(held, dict) else {}
+        names = [n for n in stage.modules if any(key.startswith(f"{n}.") for key in weights)]
+        parts = {
+            name: {
+                key.removeprefix(f"{name}."): value
+                for key, value in weights.items()
+                if key.startswith(f"{name}.")
+            }
+            for name in names
+        }
+    else:
+        vd = load(source, device="cpu", dtype=torch.float32)
+        names = [name for name in stage.modules if name in COMPONENTS and name in vd.available]
+        parts = {name: vd.component(name).state_dict() for name in names}
+    if not parts:
+        raise ValueError(f"{source} holds nothing that {stage.name} trains: give another --init.")
+    for name, weights in parts.items():
+        try:
+            stage.modules[name].load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{name} of {source} has other sizes than this model: {str(error).splitlines()[-1]}"
+            ) from error
     stage.warmed()
 
 
-def _stage(name: str, args: argparse.Namespace, recipe: Recipe) -> Stage:
-    if name == "judge":
+def make(name: str, args: argparse.Namespace, data: Data, preset: Preset, recipe: Recipe) -> Stage:
+    """A stage, its weights fresh."""
+    if name == "classifier":
         return judge.JudgeStage(args.judge, recipe)
-    spec, tokenizers = vocabulary(current_spec(args.out, VD_MINI), args.out)
-    scenes = pool(args.runs, args.scenes)
+    samples, validation = data.samples(name)
+    fresh, kept = data.spec, None
+    if args.init is not None and not args.init.endswith(".pt"):
+        vd = load(args.init, device="cpu", dtype=torch.float32)
+        fresh, kept = vd.spec, vd.tokenizers.source
+    words, _ = data.samples("clip")
+    spec, tokenizers = vocabulary(current_spec(args.out, fresh), words, args.out, kept)
+    settle(args.out, spec)
     if name == "autoencoder":
-        return autoencoder.AutoencoderStage(spec, scenes, args.out, recipe)
+        return autoencoder.AutoencoderStage(spec, samples, validation, args.out, recipe)
     if name == "clip":
-        return clip.ClipStage(spec, tokenizers, scenes, args.out, recipe)
+        teacher = None
+        if args.teacher:
+            from training.teacher import features_of
+
+            teacher = features_of(samples, args.runs)
+        return clip.ClipStage(spec, tokenizers, samples, validation, args.out, recipe, teacher)
     if name == "optimus":
-        return optimus.OptimusStage(spec, tokenizers, scenes, args.out, recipe)
-    vd = load(args.out, components=ENCODERS, device="cpu", dtype=torch.float32)
-    folder = args.runs / "cache"
-    cached = build(vd, scenes, min(args.cached, len(scenes)), folder)
-    return flows.FlowsStage(vd, cached, flows.validation_cache(vd, 1000, folder), args.out, recipe)
+        return optimus.OptimusStage(spec, tokenizers, samples, validation, args.out, recipe)
+    needed = flows.encoders_for(preset.options)
+    vd = load(args.out, components=needed, device="cpu", dtype=torch.float32)
+    cached, held = (build(vd, part, args.runs / "cache", needed) for part in (samples, validation))
+    return flows.FlowsStage(vd, cached, held, args.out, recipe, preset.options)

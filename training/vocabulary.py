@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from data.scenes.captions import write
-from data.scenes.world import sample_scene
+from data.samples import Samples
 from lib.config import ModelSpec
+from lib.files import replacing
 from lib.tokenizers import Tokenizers, load_tokenizers
 from training.tokenizers import train_tokenizers
 
-CORPUS = 20_000  # captions: every word and every wording of the world many times
+MERGES = 8000
+ROUNDS, CORPUS = 4, 20_000  # captions: every word and every wording many times
 
 
-def vocabulary(spec: ModelSpec, out: Path) -> tuple[ModelSpec, Tokenizers]:
+def vocabulary(
+    spec: ModelSpec, samples: Samples, out: Path, kept: Path | None = None
+) -> tuple[ModelSpec, Tokenizers]:
     """Tokenizers under `out/tokenizers` (made from captions on first use), and the spec they need.
 
-    The merges end when every word of the world is one token; any other text still tokenises, in
-    pieces.
+    The merges end when every word of the captions is one token; any other text still tokenises, in
+    pieces. The folder appears whole or not at all.
+
+    Args:
+        spec: sizes, those of the vocabularies to be settled here.
+        samples: whose captions.
+        out: model folder.
+        kept: tokenizers of the model that training begins from; then none are made.
     """
     folder = Path(out) / "tokenizers"
+    if kept is not None and not folder.exists():
+        with replacing() as temporary:
+            shutil.copytree(kept, temporary(folder))
     if not folder.exists():
         rng = np.random.default_rng(0)
-        train_tokenizers((write(sample_scene(rng), rng) for _ in range(CORPUS)), folder)
+        rounds = max(ROUNDS, -(-CORPUS // len(samples)))
+        every = range(len(samples))
+        corpus = [text for _ in range(rounds) for text in samples.captions(every, rng)]
+        corpus += samples.words
+        with replacing() as temporary:
+            train_tokenizers(corpus, temporary(folder), MERGES)
     sizes = load_tokenizers(folder).sizes()
     text = replace(
         spec.clip.text, vocab=sizes["clip.vocab"], bos=sizes["clip.bos"], eos=sizes["clip.eos"]

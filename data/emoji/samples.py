@@ -7,7 +7,7 @@ does not name is free.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -15,17 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.emoji import Drawings
-
-GROUNDS = {
-    "white": ("blanc", (255, 255, 255)),
-    "cream": ("crème", (253, 243, 215)),
-    "gray": ("gris", (205, 205, 205)),
-    "sky blue": ("bleu ciel", (176, 224, 247)),
-    "mint": ("vert menthe", (190, 235, 205)),
-    "pink": ("rose", (250, 200, 215)),
-    "dark blue": ("bleu nuit", (30, 42, 92)),
-}
-"""Name of a plain background -> its French name and colour."""
+from data.emoji.captions import GROUNDS, LANGUAGES, PARTS, Captions
 
 CONCRETE = {
     "animals-nature": (),
@@ -45,6 +35,17 @@ LOOK_ALIKE = ("moon", "clock", "kissing", "grinning", "smiling cat")
 
 MIN_ARTISTS = 7
 MIRROR, SHIFT, SCALE = 0.5, 4, (0.85, 1.0)
+
+TOLD = {
+    ("concept", "artist", "ground"): 0.6,
+    ("concept", "artist"): 0.15,
+    ("concept", "ground"): 0.1,
+    ("concept",): 0.12,
+    ("artist", "ground"): 0.03,
+}
+"""What captions that condition say -> how often."""
+KEYWORDS = 0.12  # of them call a thing by a keyword of its own
+ASKS = 0.15  # of them ask for an answer in a language
 
 
 def concrete(drawings: Drawings) -> Drawings:
@@ -71,10 +72,21 @@ class EmojiSamples:
             other colours, chosen once by `seed`.
         seed: what the choice of grounds follows from.
         jitter: whether pictures are mirrored, shifted and scaled at random.
+        concepts: numbers of the concepts that captions are about (those of the drawings by
+            default): the same for all splits of a set.
+
+    Attributes:
+        attributes: what captions tell -> its values; `labels` and `read` number them.
+        words: what may be asked of whoever answers with a text: nothing, or a language.
     """
 
     def __init__(
-        self, drawings: Drawings, grounds: int = 3, seed: int = 0, jitter: bool = True
+        self,
+        drawings: Drawings,
+        grounds: int = 3,
+        seed: int = 0,
+        jitter: bool = True,
+        concepts: Collection[int] | None = None,
     ) -> None:
         self.drawings, self.grounds, self.seed, self.jitter = drawings, grounds, seed, jitter
         rng = np.random.default_rng((seed, 4))
@@ -83,6 +95,17 @@ class EmojiSamples:
         self.ground = np.concatenate([np.zeros((len(drawings), 1), int), chosen], axis=1)[
             :, :grounds
         ]
+
+        # every concept of the set, training's or not, so that splits share one numbering
+        among = sorted(set(concepts if concepts is not None else drawings.concept.tolist()))
+        self._number = {concept: k for k, concept in enumerate(among)}
+        self.grammar = Captions(drawings.concepts, drawings.artists, among)
+        self.attributes = {
+            "concept": [self.grammar.names[i]["english"] for i in among],
+            "artist": [artist.name for artist in drawings.artists],
+            "ground": list(GROUNDS),
+        }
+        self.words = ("", *LANGUAGES.values())
 
     def __len__(self) -> int:
         return len(self.drawings) * self.grounds
@@ -112,11 +135,46 @@ class EmojiSamples:
 
     def captions(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
         """A fresh caption of each sample, as prompts are: English or French, all or part told."""
-        return [self._caption(index, rng, complete=rng.random() < 0.6) for index in indices]
+        return [self._caption(index, rng) for index in indices]
 
-    def targets(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
-        """A fresh caption of each sample that tells all: thing, artist and ground."""
-        return [self._caption(index, rng, complete=True) for index in indices]
+    def targets(
+        self, indices: Sequence[int], rng: np.random.Generator, asked: Sequence[str] | None = None
+    ) -> list[str]:
+        """A fresh caption of each sample, as an answer to what is asked.
+
+        An answer is in the language that is asked for, and says what the question says; a question
+        that says nothing ("in English", "") is answered by everything.
+        """
+        out = []
+        for index, question in zip(indices, asked or [""] * len(indices), strict=True):
+            said = self.grammar.read(question)
+            out.append(
+                self.grammar.write(
+                    *self._told(index), rng, language=said.asked, parts=said.parts or PARTS
+                )
+            )
+        return out
+
+    def labels(self, indices: Sequence[int]) -> Tensor:
+        """(B, 3) int64: each sample's concept, artist and ground, as indices of `attributes`."""
+        rows = [self._told(index) for index in indices]
+        return torch.tensor(
+            [[self._number[c], a, list(GROUNDS).index(ground)] for c, a, ground in rows]
+        )
+
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """(B, 3) int64: what captions say, as `labels`; -1 where they say nothing."""
+        rows = []
+        for text in texts:
+            said = self.grammar.read(text)
+            rows.append(
+                [
+                    -1 if said.concept is None else self._number[said.concept],
+                    -1 if said.artist is None else said.artist,
+                    -1 if said.ground is None else list(GROUNDS).index(said.ground),
+                ]
+            )
+        return torch.tensor(rows)
 
     def _parts(self, index: int) -> tuple[int, int]:
         row, which = divmod(int(index), self.grounds)
@@ -127,16 +185,21 @@ class EmojiSamples:
         name = self.drawings.concepts[self.drawings.concept[row]].english
         return any(word in name for word in ("left", "right"))
 
-    def _caption(self, index: int, rng: np.random.Generator, complete: bool) -> str:
-        from data.emoji.captions import write
-
+    def _told(self, index: int) -> tuple[int, int, str]:
         row, ground = self._parts(index)
-        return write(
-            self.drawings.concepts[self.drawings.concept[row]],
-            self.drawings.artists[self.drawings.artist[row]],
-            list(GROUNDS)[ground],
+        concept, artist = self.drawings.concept[row], self.drawings.artist[row]
+        return int(concept), int(artist), list(GROUNDS)[ground]
+
+    def _caption(self, index: int, rng: np.random.Generator) -> str:
+        language = list(LANGUAGES)[rng.integers(2)]
+        parts = list(TOLD)[rng.choice(len(TOLD), p=list(TOLD.values()))]
+        return self.grammar.write(
+            *self._told(index),
             rng,
-            complete=complete,
+            language=language,
+            parts=parts,
+            keywords=KEYWORDS,
+            asks=list(LANGUAGES)[rng.integers(2)] if rng.random() < ASKS else None,
         )
 
 

@@ -1,0 +1,113 @@
+"""Scenes as training samples: told truly, drawn once, never of the world that is held out."""
+
+import numpy as np
+import pytest
+import torch
+
+from data.scenes.captions import parse, read_attributes
+from data.scenes.draw import layout
+from data.scenes.samples import (
+    SceneSamples,
+    local_targets,
+    near_copy,
+    pool,
+    render_generator,
+    render_pairs,
+    validation,
+)
+from data.scenes.world import ATTRIBUTE_VALUES as VALUES
+from data.scenes.world import is_training, is_validation, sample_scene
+
+
+@pytest.fixture(scope="module")
+def scenes() -> SceneSamples:
+    rng = np.random.default_rng(0)
+    world = [sample_scene(rng) for _ in range(8)]
+    return SceneSamples(world, render_pairs(world, seed=0))
+
+
+def test_targets_name_things_in_reading_order(scenes):
+    for text, scene in zip(
+        scenes.targets(range(8), np.random.default_rng(1)), scenes.scenes, strict=True
+    ):
+        assert parse(text) == scene
+        places = [text.index(f"{thing.color} {thing.shape}") for thing in scene.canonical().things]
+        assert places == sorted(places)
+
+
+def test_labels_are_what_captions_say(scenes):
+    rng = np.random.default_rng(2)
+    assert torch.equal(scenes.read(scenes.targets(range(8), rng)), scenes.labels(range(8)))
+    row = scenes.read(["a red circle"])[0]
+    names = list(VALUES)
+    assert row[names.index("background")] == -1
+    assert row[names.index("shape1")] == VALUES["shape1"].index("circle")
+    assert read_attributes("a red circle")["shape1"] == "circle"
+
+
+def test_pictures_are_the_renders(scenes):
+    shown = scenes.pictures([3], np.random.default_rng(0))
+    assert any(
+        torch.equal((shown[0] * 255).round().byte().permute(1, 2, 0), torch.from_numpy(image))
+        for image in scenes.images[3]
+    )
+
+
+def test_a_batch_to_be_told_apart_is_half_near_copies(scenes):
+    batch = scenes.contrast(6, np.random.default_rng(0), patch=8)
+    assert batch.pictures.shape == (6, 3, 64, 64)
+    known = {tuple(row.tolist()) for row in scenes.labels(range(8))}
+    originals = [tuple(row.tolist()) for row in batch.seen[:3]]
+    assert set(originals) <= known
+    for a, b in zip(batch.seen[:3], batch.seen[3:], strict=True):
+        assert (a != b).any()
+        assert a[list(VALUES).index("count")] == b[list(VALUES).index("count")]
+    assert all(rows.shape == (6, 64) for rows in batch.patches)
+
+
+def test_the_pool_is_rendered_once_and_again_if_the_drawing_changes(tmp_path, monkeypatch):
+    drawn = render_pairs
+    first = pool(tmp_path, 70)
+    assert len(first) == 70
+    assert all(is_training(scene) for scene in first.scenes)
+    calls = []
+    name = "data.scenes.samples.render_pairs"
+    monkeypatch.setattr(name, lambda s, seed: calls.append(s) or drawn(s, seed))
+    assert np.array_equal(pool(tmp_path, 70).images, first.images)
+    assert [len(scenes) for scenes in calls] == [64]  # only the samples that are compared
+
+    monkeypatch.setattr(name, lambda s, seed: 255 - drawn(s, seed))
+    assert np.array_equal(pool(tmp_path, 70).images, 255 - first.images)
+
+
+def test_validation_scenes_are_never_trained_on():
+    held = validation(20)
+    assert len(held) == 20
+    assert all(is_validation(scene) and not is_training(scene) for scene in held.scenes)
+
+
+def test_near_copies_are_other_training_scenes():
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        scene = sample_scene(rng)
+        other = near_copy(scene, rng)
+        assert is_training(other)
+        if other == scene:
+            continue
+        a, b = scene.attributes(), other.attributes()
+        assert a["count"] == b["count"]
+
+
+def test_local_targets_say_which_thing_a_patch_shows():
+    rng = np.random.default_rng(4)
+    world = [sample_scene(rng, n_things=2) for _ in range(20)]
+    images = render_pairs(world, seed=0)
+    places = [layout(s, render_generator(0, i, 0)) for i, s in enumerate(world)]
+    _, colors, _ = local_targets(world, places, images[:, 0], 8)
+    for scene, place, color in zip(world, places, colors.view(-1, 8, 8), strict=True):
+        shown = set(color.flatten().tolist()) - {-1}
+        assert shown == {VALUES["color1"].index(t.color) for t in scene.things}
+        x, y, _ = place[0]
+        first = VALUES["color1"].index(scene.canonical().things[0].color)
+        around = color[max(0, int(y // 8) - 1) : int(y // 8) + 2, int(x // 8)]
+        assert first in around

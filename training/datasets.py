@@ -1,0 +1,95 @@
+"""What `--data` names: samples to train on, others to measure on, and a model of their size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.samples import Samples
+from lib.config import ModelSpec
+from lib.specs import VD_EMOJI, VD_MINI
+from training import folders
+
+NAMED = ("scenes", "emoji")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Captioned pictures for all stages.
+
+    Attributes:
+        spec: sizes of a fresh model.
+        preset: of `training.recipes.PRESETS`, unless the command says another.
+        samples: of one stage: (to train on, to measure on).
+    """
+
+    spec: ModelSpec
+    preset: str
+    samples: Callable[[str], tuple[Samples, Samples]]
+
+
+def open_data(
+    name: str,
+    runs: Path,
+    *,
+    scenes: int = 80_000,
+    cached: int = 48_000,
+    side: int | None = None,
+    fit: str = "crop",
+    mirror: bool = False,
+) -> Data:
+    """The data of a name or of a path.
+
+    Args:
+        name: "scenes", "emoji", or a folder, `.tar` or list of captioned pictures.
+        runs: where renders are kept.
+        scenes: size of the pool of "scenes".
+        cached: how many of them are encoded for the flows.
+        side, fit, mirror: of pictures of a folder (see `training.folders`).
+
+    Raises:
+        ValueError: no such data.
+    """
+    if name == "scenes":
+        return Data(VD_MINI, "scenes", _Scenes(runs, scenes, cached))
+    if name == "emoji":
+        return Data(VD_EMOJI, "small", _emoji)
+    if not Path(name).exists():
+        raise ValueError(
+            f"There is no data {name!r}: give {', '.join(NAMED)} or a folder of captioned pictures."
+        )
+    side = side or VD_EMOJI.image_size
+    pair = folders.folder(Path(name), side, how=fit, mirror=mirror)
+    return Data(VD_EMOJI, "small", lambda stage: pair)
+
+
+class _Scenes:
+    def __init__(self, runs: Path, n: int, cached: int) -> None:
+        self.runs, self.n, self.cached = runs, n, cached
+
+    def __call__(self, stage: str) -> tuple[Samples, Samples]:
+        from data.scenes.samples import SceneSamples, pool, validation
+
+        whole = pool(self.runs, self.n)
+        if stage == "flows":
+            few = min(self.cached, self.n)
+            whole = SceneSamples(whole.scenes[:few], whole.images[:few], whole.seed)
+        return whole, validation(1000)
+
+
+def _emoji(stage: str) -> tuple[Samples, Samples]:
+    """All drawings for the image VAE, those of concrete things for what knows captions."""
+    from data.emoji import load
+    from data.emoji.samples import EmojiSamples, concrete
+
+    drawings = load()
+    if stage != "autoencoder":
+        drawings = concrete(drawings)
+    concepts = drawings.concept.tolist()
+    train, pair = (drawings.where(drawings.split == split) for split in ("train", "pair"))
+    grounds = 3 if stage == "autoencoder" else 4
+    return (
+        EmojiSamples(train, grounds=grounds, concepts=concepts),
+        EmojiSamples(pair, grounds=1, jitter=False, concepts=concepts),
+    )

@@ -1,0 +1,86 @@
+"""Presets: how each stage is trained, by the kind of data or by whose numbers they are.
+
+A stage's runs come one after the other: every later one is a warm start from what is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from training import autoencoder, clip, flows, judge, optimus
+from training.flows import FlowOptions
+from training.loop import Recipe
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Recipes of the stages, and what is particular to the flows.
+
+    Attributes:
+        recipes: stage -> its runs.
+        options: of the flows.
+    """
+
+    recipes: dict[str, tuple[Recipe, ...]]
+    options: FlowOptions = field(default_factory=FlowOptions)
+
+
+def _paper(lr: float, batch: int, flows_: tuple[str, ...], scales: dict[str, float]) -> Preset:
+    recipe = Recipe(steps=100_000, batch=batch, lr=lr, warmup=10_000, decay="trapezoid", ema=0.9999)
+    share = dict.fromkeys(flows_, 1.0)
+    return Preset({"flows": (recipe,)}, FlowOptions(share=share, uniform=1.0, scales=scales))
+
+
+_SMALL = {
+    "autoencoder": (
+        Recipe(
+            steps=9000, batch=16, lr=1.5e-3, clip=0.5, ema=0.998, decay="trapezoid", cooldown=0.3
+        ),
+    ),
+    "clip": (
+        Recipe(
+            steps=2000,
+            batch=128,
+            lr=1e-3,
+            weight_decay=0.05,
+            ema=0.998,
+            decay="trapezoid",
+            cooldown=0.3,
+        ),
+    ),
+    "optimus": (
+        Recipe(
+            steps=5000,
+            batch=64,
+            lr=6e-4,
+            warmup=200,
+            ema=0.998,
+            decay="trapezoid",
+            cooldown=0.3,
+        ),
+    ),
+    "flows": (Recipe(steps=40_000, batch=48, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999),),
+}
+
+PRESETS = {
+    "scenes": Preset(
+        {
+            "classifier": judge.RECIPES,
+            "autoencoder": autoencoder.RECIPES,
+            "clip": clip.RECIPES,
+            "optimus": optimus.RECIPES,
+            "flows": flows.RECIPES,
+        }
+    ),
+    "small": Preset(_SMALL),
+    # Xu et al. 2022, section 4.1 and its supplement: rates, batches and gradient scales; how long
+    # is for --steps to say
+    "paper-single": _paper(1e-4, 2048, ("i2i",), {}),
+    "paper-dual": _paper(1e-4, 1024, ("t2i", "i2i"), {}),
+    "paper-four": _paper(
+        5e-5,
+        512,
+        ("t2i", "i2i", "i2t", "t2t"),
+        {"image_data": 0.2, "time_embed": 0.1},
+    ),
+}
