@@ -1,1 +1,1 @@
-"""What models are trained and measured on: drawn scenes, drawings by several artists, any folder."""
+"""What models are trained and measured on: drawn scenes, artists' drawings, any folder."""

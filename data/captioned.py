@@ -2,62 +2,61 @@
 
 | format | what lies there |
 |---|---|
-| `sidecar` | `x.txt` or `x.caption` for `x.png` (or `x.png.txt`), in subfolders, too |
-| `jsonl`, `csv` | `metadata.jsonl` or `.csv`: file_name, and text or caption (Hugging Face) |
-| `coco` | a `.json` of images and annotations with captions, and the folder of its pictures |
 | `webdataset` | `.tar` shards as of img2dataset: key.jpg with key.txt, or its caption in key.json |
+| `jsonl` | `metadata.jsonl`, or another `.jsonl`: a row with a picture's file and a caption |
+| `csv` | the same as a table, `.csv`, `.tsv` or `captions.txt` (Flickr8k, open_clip) |
+| `coco` | a `.json` of images and annotations with captions, and the folder of its pictures |
+| `kohya` | a `meta*.json`: {"name": {"caption": ..., "tags": ...}} |
+| `sidecar` | `x.txt` or `x.caption` for `x.png` (or `x.png.txt`), in subfolders, too |
 
 A line of a text file is a caption; where a format has several for one picture, all are kept. What
-has no picture or no caption is in `skipped`, with the reason. `analysis.folders.caption_formats` writes all
-of these but COCO's.
+has no picture or no caption is in `skipped`, with the reason.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import distributed
 from tqdm import tqdm
 
-from analysis.measure import processes
-from data.caption_readers import (
-    Entry,
-    Item,
-    Skipped,
-    coco_files,
-    read_coco,
-    read_shards,
-    read_sidecars,
-    read_tables,
-)
-from data.folders import shown
+from data.entries import Entry, Item
+from data.folders import Skipped, count_and_name, files_below, shown
+from data.json_lists import coco_files, is_coco, kohya_files, read_coco, read_kohya
 from data.pictures import open_picture
+from data.shards import read_shards
+from data.sidecars import read_sidecars
+from data.tables import TABLES, columns_of, read_tables, tables_of
 from lib.checks import whole_number
 
 __all__ = ["CaptionedFolder", "Chosen", "Entry", "Skipped", "choose", "read_captioned"]
 
 log = logging.getLogger(__name__)
 
-_ENDINGS = {".tar": "webdataset", ".jsonl": "jsonl", ".csv": "csv", ".json": "coco"}
-_READERS: dict[str, Callable[[Path], Iterator[Item]]] = {
+_ENDINGS = {".tar": "webdataset", ".jsonl": "jsonl", ".csv": "csv", ".tsv": "csv", ".txt": "csv"}
+_READERS: dict[str, Callable[..., Iterator[Item]]] = {
     "webdataset": read_shards,
     "jsonl": read_tables,
     "csv": read_tables,
     "coco": read_coco,
+    "kohya": read_kohya,
     "sidecar": read_sidecars,
 }
 FORMATS = tuple(_READERS)
-_TOLD = 5
+_LISTS = ("jsonl", "csv", "coco", "kohya")
+_NAMED = 5
 
 
 @dataclass(frozen=True)
 class CaptionedFolder:
-    """What was found, before any picture was opened.
+    """Captioned pictures of a folder, before any was opened.
 
     Attributes:
         path: of the folder or file.
@@ -97,12 +96,15 @@ class Chosen:
         return [open_entry(self.entries[i]) for i in indices]
 
 
-def read_captioned(path: str | Path, format: str | None = None) -> CaptionedFolder:
+def read_captioned(
+    path: str | Path, format: str | None = None, outside: bool = False
+) -> CaptionedFolder:
     """Find the captioned pictures of a folder, or of a file that lists or holds them.
 
     Args:
-        path: a folder, or a `.tar`, `.jsonl`, `.csv` or COCO `.json` file.
+        path: a folder, a `.tar`, or a file that lists pictures.
         format: one of `FORMATS`; None looks what is there, in that order.
+        outside: lists may name pictures outside of the folder.
 
     Raises:
         ValueError: nothing there, another format, or not a single picture with a caption.
@@ -113,17 +115,108 @@ def read_captioned(path: str | Path, format: str | None = None) -> CaptionedFold
     kind = _detected(path) if format is None else format
     if kind not in FORMATS:
         raise ValueError(f"format is {kind!r}: choose {', '.join(FORMATS)}.")
+    read = partial(_READERS[kind], outside=outside) if kind in _LISTS else _READERS[kind]
     entries: list[Entry] = []
     skipped: list[Skipped] = []
-    for item in _READERS[kind](path):
+    for item in read(path):
         (entries if isinstance(item, Entry) else skipped).append(item)
     if not entries:
-        found = f" ({told(skipped)})" if skipped else ""
+        lost = f" ({count_and_name(skipped)})" if skipped else ""
         raise ValueError(
-            f"{shown(path)}, read as {kind}, holds no picture with a caption{found}: give pictures "
-            "with .txt files, metadata.jsonl, COCO captions, or .tar shards."
+            f"{shown(path)}, read as {kind}, holds no picture with a caption{lost}{_there(path)}: "
+            "give pictures with .txt files, metadata.jsonl or .csv, COCO captions, or .tar shards."
         )
     return CaptionedFolder(path, kind, tuple(entries), tuple(skipped))
+
+
+def _detected(path: Path) -> str:
+    """The format of what lies there; shards and lists are more telling than loose pictures."""
+    if path.is_file():
+        kind = _ENDINGS.get(path.suffix.lower())
+        if path.suffix.lower() == ".json":
+            kind = "coco" if is_coco(path) else "kohya"
+        if kind is None:
+            raise ValueError(
+                f"{shown(path)} is no list of captions: give a folder, or a file ending in "
+                f"{', '.join(_ENDINGS)} or .json."
+            )
+        return kind
+    if files_below(path, "*.tar"):
+        return "webdataset"
+    metadata = any(files_below(path, f"metadata{ending}") for ending in (".jsonl", ".csv"))
+    if not metadata and coco_files(path):
+        return "coco"
+    if not metadata and kohya_files(path):
+        return "kohya"
+    tables = tables_of(path)
+    return _ENDINGS[tables[0].suffix.lower()] if tables else "sidecar"
+
+
+def _there(path: Path) -> str:
+    """What else lies in a folder that holds no format, with the columns of tables."""
+    if not path.is_dir():
+        return ""
+    files = [file for file in sorted(path.glob("[!.]*")) if file.is_file()]
+    columns = {file: columns_of(file) for file in files if file.suffix.lower() in TABLES}
+    names = [
+        f"{shown(file.name)}" + (f" with {', '.join(columns[file])}" if columns.get(file) else "")
+        for file in sorted(files, key=lambda file: not columns.get(file))
+    ]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"; there are {'; '.join(names[:_NAMED])}{more}" if names else ""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture that was opened and found good.
+
+    Attributes:
+        position: its place in the order it was opened in.
+        entry: name and captions.
+        data: the bytes of its file.
+        image: RGB.
+    """
+
+    position: int
+    entry: Entry
+    data: bytes
+    image: Image.Image
+
+
+def opened(
+    entries: Iterable[tuple[int, Entry]],
+    skipped: list[Skipped],
+    min_side: int = 1,
+    max_watermark: float = 1.0,
+) -> Iterator[Opened]:
+    """Open pictures one after the other; those that are broken or filtered are named in `skipped`.
+
+    Args:
+        entries: with their positions.
+        skipped: gets what was left out, with the reason.
+        min_side: sides of the original, where its list has them, or of the picture.
+        max_watermark: of the probability that its list has; with a limit below 1, pictures that
+            nobody has looked at are left out, as by the paper's loader.
+    """
+    for position, entry in entries:
+        noted = entry.watermark
+        if max_watermark < 1 and (noted is None or noted > max_watermark):
+            why = f"may have a watermark ({'nothing noted' if noted is None else f'{noted:g}'})"
+            skipped.append(Skipped(shown(entry.name), why, failed=False))
+            continue
+        try:
+            data = entry.read()
+            image = open_picture(entry.name, data)
+        except ValueError as error:
+            why = str(error).removeprefix(f"{entry.name} ")
+            skipped.append(Skipped(shown(entry.name), why))
+            continue
+        width, height = entry.original or image.size
+        if min(width, height) < min_side:
+            why = f"is {width:g} x {height:g}, below {min_side} a side"
+            skipped.append(Skipped(shown(entry.name), why, failed=False))
+            continue
+        yield Opened(position, entry, data, image)
 
 
 def choose(folder: CaptionedFolder, n: int, seed: int, progress: bool = True) -> Chosen:
@@ -148,32 +241,28 @@ def choose(folder: CaptionedFolder, n: int, seed: int, progress: bool = True) ->
     skipped = list(folder.skipped)
     digest = hashlib.sha256()
     with tqdm(total=n, desc="pictures", unit="picture", disable=not progress) as bar:
-        for entry in (folder.entries[i] for i in order):
+        for picture in opened(((i, folder.entries[i]) for i in order), skipped):
+            good.append(picture.entry)
+            add_to_digest(digest, picture)
+            bar.update()
             if len(good) == n:
                 break
-            try:
-                data = entry.read()
-                open_picture(entry.name, data)
-            except ValueError as error:
-                why = str(error).removeprefix(f"{entry.name} ")
-                skipped.append(Skipped(shown(entry.name), why))
-                continue
-            good.append(entry)
-            for piece in (
-                entry.name.encode(errors="surrogateescape"),
-                data,
-                *map(str.encode, entry.captions),
-            ):
-                digest.update(len(piece).to_bytes(8, "little"))
-                digest.update(piece)
-            bar.update()
     if not good:
         raise ValueError(
-            f"None of the pictures of {shown(folder.path)} can be opened ({told(skipped)})."
+            f"None of the pictures of {shown(folder.path)} can be opened "
+            f"({count_and_name(skipped)})."
         )
-    if skipped and processes.rank() == 0:
-        log.warning("%s: left out %s", shown(folder.path), told(skipped))
+    if skipped and not (distributed.is_initialized() and distributed.get_rank()):
+        log.warning("%s: left out %s", shown(folder.path), count_and_name(skipped))
     return Chosen(tuple(good), tuple(skipped), folder.format, digest.hexdigest()[:16])
+
+
+def add_to_digest(digest: hashlib._Hash, picture: Opened) -> None:
+    """Name, bytes and captions of a picture, each behind its length."""
+    name = picture.entry.name.encode(errors="surrogateescape")
+    for piece in (name, picture.data, *map(str.encode, picture.entry.captions)):
+        digest.update(len(piece).to_bytes(8, "little"))
+        digest.update(piece)
 
 
 def open_entry(entry: Entry) -> Image.Image:
@@ -183,28 +272,3 @@ def open_entry(entry: Entry) -> Image.Image:
         ValueError: its file is missing, unreadable or damaged.
     """
     return open_picture(entry.name, entry.read())
-
-
-def told(skipped: list[Skipped] | tuple[Skipped, ...]) -> str:
-    """Say how many were left out, and why the first ones were."""
-    first = "; ".join(f"{one.name}: {one.why}" for one in skipped[:_TOLD])
-    more = f"; and {len(skipped) - _TOLD} more" if len(skipped) > _TOLD else ""
-    return f"{len(skipped)}: {first}{more}"
-
-
-def _detected(path: Path) -> str:
-    """The format of what lies there; shards and lists are more telling than loose pictures."""
-    if path.is_file():
-        kind = _ENDINGS.get(path.suffix.lower())
-        if kind is None:
-            raise ValueError(
-                f"{shown(path)} is no list of captions: give a folder, or a file ending in "
-                f"{', '.join(_ENDINGS)}."
-            )
-        return kind
-    if any(path.glob("[!.]*.tar")):
-        return "webdataset"
-    for kind in ("jsonl", "csv"):
-        if next(path.rglob(f"metadata.{kind}"), None):
-            return kind
-    return "coco" if coco_files(path) else "sidecar"

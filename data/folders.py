@@ -25,7 +25,7 @@ except ImportError:  # Windows has no advisory locks of this kind
     fcntl = None
 
 PICTURE_BYTES = 2**30
-LIST_BYTES = 2**32
+LIST_BYTES = 2**31
 CAPTION_BYTES = 2**24
 """The largest files that are read: of a picture, of a list of many, of one picture's captions."""
 
@@ -90,6 +90,27 @@ def read_file(path: Path, most: int) -> bytes:
         raise OSError(errno.EINVAL, str(error)) from error
 
 
+def is_regular(path: Path) -> bool:
+    """Whether it is a regular file, or a link to one."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    """Files of a folder and its subfolders whose names fit a pattern, but for hidden ones, sorted.
+
+    Pipes and devices are among them: whoever reads one says what it is.
+    """
+    files = []
+    for path in folder.rglob(pattern):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and not path.is_dir():
+            files.append(path)
+    return sorted(files)
+
+
 def _check_regular(status: os.stat_result, most: int) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file")
@@ -150,7 +171,11 @@ def pictures_below(folder: str | Path) -> list[Found]:
             continue
         files.append(Found(name, status.st_size, status.st_mtime_ns))
     if not files:
-        raise ValueError(f"The folder {shown(folder)} holds no pictures: give one that does.")
+        others = [item.name for item in others_below(folder)]
+        there = f" (there are {', '.join(others[:_NAMED])})" if others else ""
+        raise ValueError(
+            f"The folder {shown(folder)} holds no pictures{there}: give one that does."
+        )
     return sorted(files, key=lambda file: file.name)
 
 

@@ -203,7 +203,7 @@ def test_what_captioning_writes_is_read(tmp_path, kind):
     for one in found:
         digest = sha256_of(one.below(folder))
         said = (Candidate(f"this is {one.name}", 0.5, 1),)
-        writer.add(Captioned(one.name, one.size, one.mtime_ns, digest, said))
+        writer.add([Captioned(one.name, one.size, one.mtime_ns, digest, said)])
     writer.finish()
     back = read_captioned(folder)
     assert back.format == kind and not back.skipped

@@ -1,0 +1,241 @@
+"""Any captioned folder as samples, in any order, split over any number of processes.
+
+`iterate` goes once through a folder: an order for a seed and an epoch, from any position in it (so
+also from the middle of a shard: entries know their places in the archives), every process and
+worker a share of its own. `CaptionedSamples` is the same data by number, as training asks for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from data.captioned import CaptionedFolder, Entry, add_to_digest, open_entry, opened
+from data.cleaning import clean_caption
+from data.folders import Skipped, count_and_name, shown
+from lib.checks import number, whole_number
+from lib.files import write_atomic
+from lib.images import FITS, fit, to_tensor
+
+log = logging.getLogger(__name__)
+
+MEMORY = 2**30
+"""Bytes of pictures that are kept; further ones are opened again each time."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A captioned picture.
+
+    Attributes:
+        key: its name in the data, unique.
+        image: RGB, as it is.
+        captions: one or more.
+        position: in the order; the next epoch's part begins behind it.
+    """
+
+    key: str
+    image: Image.Image
+    captions: tuple[str, ...]
+    position: int
+
+
+def iterate(
+    folder: CaptionedFolder,
+    seed: int | None = None,
+    epoch: int = 0,
+    start: int = 0,
+    share: int = 0,
+    shares: int = 1,
+    *,
+    skipped: list[Skipped] | None = None,
+    min_side: int = 1,
+    max_watermark: float = 1.0,
+    clean: bool = False,
+) -> Iterator[Sample]:
+    """Samples of a folder, each once; broken and filtered ones are left out.
+
+    Positions p >= start with p mod shares = share are this iterator's: over all shares, every
+    sample comes once. To go on after a position, give it plus 1 as `start`.
+
+    Args:
+        folder: as `read_captioned` finds it.
+        seed: of the order, which differs from epoch to epoch; None: as they lie.
+        epoch: number of the pass.
+        start: first position.
+        share, shares: which of how many parts: `process * workers + worker` of `processes *
+            workers`.
+        skipped: gets what is left out, with the reason.
+        min_side: sides of originals in pixels (the paper: 224 for 256 pixels, 448 for 512).
+        max_watermark: of the noted probability.
+        clean: captions through `clean_caption`.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+    shares = whole_number("shares", shares)
+    if whole_number("share", share, 0) >= shares:
+        raise ValueError(f"share is {share}: give one from 0 to {shares - 1}.")
+    start = whole_number("start", start, 0)
+    order = np.arange(len(folder.entries))
+    if seed is not None:
+        order = np.random.default_rng((seed, epoch)).permutation(order)
+    mine = range(start + (share - start) % shares, len(order), shares)
+    lost = [] if skipped is None else skipped
+    entries = ((p, folder.entries[order[p]]) for p in mine)
+    if clean:
+        entries = _cleaned(entries, lost)
+    for picture in opened(entries, lost, min_side, max_watermark):
+        yield Sample(picture.entry.name, picture.image, picture.entry.captions, picture.position)
+
+
+def _cleaned(
+    entries: Iterator[tuple[int, Entry]], skipped: list[Skipped]
+) -> Iterator[tuple[int, Entry]]:
+    for position, entry in entries:
+        captions = tuple(filter(None, map(clean_caption, entry.captions)))
+        if captions:
+            yield position, replace(entry, captions=captions)
+        else:
+            skipped.append(Skipped(shown(entry.name), "has no caption after cleaning"))
+
+
+class CaptionedSamples:
+    """A captioned folder by number (`data.samples.Samples`).
+
+    Every picture is opened once at the start, so what is broken or filtered is known before
+    training; up to `MEMORY` bytes of pictures are kept at the size that is trained on.
+
+    Args:
+        folder: as `read_captioned` finds it.
+        side: of the pictures, in pixels.
+        fit: how they become squares (`lib.images.fit`). A crop is where chance puts it, as by the
+            paper's loader; `jitter` False takes the middle.
+        jitter: see there.
+        min_side, max_watermark, clean: as for `iterate`.
+        left_out: a file that gets what was left out, a line of JSON each.
+        progress: show a bar on stderr.
+
+    Raises:
+        ValueError: no picture is left, or a number out of its range.
+    """
+
+    attributes: Mapping[str, Sequence[str]] = {}
+    words: Sequence[str] = ("",)
+
+    def __init__(
+        self,
+        folder: CaptionedFolder,
+        side: int,
+        fit: str = "crop",
+        jitter: bool = True,
+        *,
+        min_side: int = 1,
+        max_watermark: float = 1.0,
+        clean: bool = False,
+        left_out: Path | None = None,
+        progress: bool = False,
+    ) -> None:
+        if fit not in FITS:
+            raise ValueError(f"fit is {fit!r}: choose {', '.join(FITS)}.")
+        self.side, self.fit, self.jitter = whole_number("side", side), fit, jitter
+        self.filters = {
+            "min_side": whole_number("min_side", min_side),
+            "max_watermark": number("max_watermark", max_watermark, 0, 1),
+            "clean": clean,
+        }
+        self.entries: list[Entry] = []
+        self.skipped = list(folder.skipped)
+        self._kept: list[np.ndarray] = []
+        digest, room = hashlib.sha256(), MEMORY
+        entries = enumerate(folder.entries)
+        if clean:
+            entries = _cleaned(entries, self.skipped)
+        bar = tqdm(entries, "pictures", len(folder.entries), disable=not progress, unit="picture")
+        for picture in opened(bar, self.skipped, min_side, max_watermark):
+            self.entries.append(picture.entry)
+            add_to_digest(digest, picture)
+            if room > 0:
+                self._kept.append(self._sized(picture.image))
+                room -= self._kept[-1].nbytes
+        self.digest = digest.hexdigest()[:16]
+        if not self.entries:
+            raise ValueError(
+                f"No captioned picture of {shown(folder.path)} is left "
+                f"({count_and_name(self.skipped)}): give others, or lower the limits."
+            )
+        if self.skipped:
+            log.warning("%s: left out %s", shown(folder.path), count_and_name(self.skipped))
+        if left_out is not None:
+            rows = ({"name": item.name, "why": item.why} for item in self.skipped)
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            write_atomic(left_out, text)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def identity(self) -> dict[str, Any]:
+        """What the samples depend on, as plain JSON types."""
+        return {
+            "data": self.digest,
+            "samples": len(self),
+            "side": self.side,
+            "fit": self.fit,
+            "jitter": self.jitter,
+            **self.filters,
+        }
+
+    def pictures(self, indices: Sequence[int], rng: np.random.Generator) -> Tensor:
+        """(B, 3, side, side) float32 in [0, 1].
+
+        Raises:
+            ValueError: a file has changed so that it can no longer be opened.
+        """
+        return to_tensor([self._square(int(index), rng) for index in indices])
+
+    def captions(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
+        """One of each picture's captions, drawn."""
+        choices = (self.entries[int(index)].captions for index in indices)
+        return [captions[int(rng.integers(len(captions)))] for captions in choices]
+
+    def targets(
+        self, indices: Sequence[int], rng: np.random.Generator, asked: Sequence[str] | None = None
+    ) -> list[str]:
+        """One of each picture's captions: nothing in particular can be asked."""
+        return self.captions(indices, rng)
+
+    def labels(self, indices: Sequence[int]) -> Tensor:
+        """(B, 0): nothing is known but captions."""
+        return torch.zeros(len(indices), 0, dtype=torch.int64)
+
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """(B, 0), as `labels`."""
+        return torch.zeros(len(texts), 0, dtype=torch.int64)
+
+    def _sized(self, image: Image.Image) -> np.ndarray:
+        """(H, W, 3) uint8: a square, or what a square is cut from, its shorter side `side`."""
+        if self.fit == "crop" and self.jitter and min(image.size) != self.side:
+            image = ImageOps.cover(image, (self.side, self.side), Image.Resampling.BICUBIC)
+        elif self.fit != "crop" or not self.jitter:
+            image = fit(image, self.side, self.fit)
+        return np.asarray(image)
+
+    def _square(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        kept = index < len(self._kept)
+        pixels = self._kept[index] if kept else self._sized(open_entry(self.entries[index]))
+        top, left = (
+            int(rng.integers(edge - self.side + 1)) if edge > self.side else 0
+            for edge in pixels.shape[:2]
+        )
+        return pixels[top : top + self.side, left : left + self.side]
