@@ -2,15 +2,15 @@
 
 | given as | network | texts |
 |---|---|---|
-| `own` | the model's own CLIP | yes |
 | `open_clip:NAME/TAG`, `open_clip:NAME/FILE` | any CLIP of open_clip, by tag or from a file | yes |
 | `open_clip:local-dir:FOLDER`, `open_clip:hf-hub:ID` | one with its own configuration | yes |
 | `inception`, `inception:FILE` | Inception v3, the 2048 numbers before its classifier | no |
 | `dinov2:FOLDER-OR-ID` | DINOv2, its class token | no |
 
-`own` vectors have unit length, the others the length that the network gives them: Frechet and
-kernel distances depend on it, cosines do not. Texts that are too long lose their end. Weights are
-recognised by `fingerprint`, so a report says which ones it stands on.
+Vectors have the length that the network gives them: Frechet and kernel distances depend on it,
+cosines do not. Texts that are too long lose their end. Weights are recognised by `fingerprint`, so
+a report says which ones it stands on. The CLIP of a model that is measured is no network of others:
+`analysis.folders.encoders.own_clip`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from analysis.measure.scene_tasks import FeatureFunctions
 from lib.fingerprints import fingerprint
-from lib.model import VersatileDiffusion
 
 # Versatile Diffusion is conditioned on OpenAI's ViT-L/14 and trained on LAION-2B. Distances in
 # that CLIP's own space would reward what the model was steered by; this one has other weights,
@@ -43,14 +41,20 @@ _CHOICES = (
 
 
 @dataclass(frozen=True)
-class FeatureModel(FeatureFunctions):
-    """A feature function, and what a report has to say of it.
+class FeatureModel:
+    """One vector a picture and a text, in the same space, and what a report has to say of them.
 
     Attributes:
+        name: for the report; distances of different functions do not compare.
+        images: pictures -> (B, D).
+        texts: texts -> (B, D), or None if the function knows pictures only.
         weights: fingerprint.
         resize: what happens to a picture before the network sees it.
     """
 
+    name: str
+    images: Callable[[Sequence[Image.Image]], Tensor]
+    texts: Callable[[Sequence[str]], Tensor] | None = None
     weights: str = ""
     resize: str = ""
 
@@ -59,24 +63,17 @@ class FeatureModel(FeatureFunctions):
         return {"name": self.name, "weights": self.weights, "resize": self.resize}
 
 
-def load_features(
-    spec: str, vd: VersatileDiffusion | None = None, device: str | torch.device = "cpu"
-) -> FeatureModel:
+def load_features(spec: str, device: str | torch.device = "cpu") -> FeatureModel:
     """Load a feature function.
 
     Args:
         spec: as in the table above.
-        vd: the model that is evaluated, for "own".
         device: where the network goes.
 
     Raises:
         ValueError: another name, no such weights, or weights that do not fit.
     """
     kind, _, where = spec.partition(":")
-    if kind == "own" and not where:
-        if vd is None:
-            raise ValueError("features are 'own', but no model was given: name another network.")
-        return own_clip(vd)
     if kind == "open_clip" and where:
         return open_clip(where, device)
     if kind == "inception":
@@ -84,26 +81,6 @@ def load_features(
     if kind == "dinov2" and where:
         return dinov2(where, device)
     raise ValueError(f"features are {spec!r}: choose {_CHOICES}.")
-
-
-# ---------------------------------------------------------------------- the model's own
-
-
-def own_features(vd: VersatileDiffusion) -> FeatureFunctions:
-    """The model's own CLIP. A generated text that is too long for it loses its end."""
-
-    def images(pictures: Sequence[Image.Image]) -> Tensor:
-        return vd.image_features(pictures)
-
-    def texts(given: Sequence[str]) -> Tensor:
-        try:
-            return vd.text_features(given)
-        except ValueError:
-            return torch.cat(
-                [shortened(text, lambda t: vd.text_features([t]))[1] for text in given]
-            )
-
-    return FeatureFunctions(f"{vd.spec.name}'s own CLIP", images, texts)
 
 
 def shortened(text: str, function: Callable[[str], Any]) -> tuple[str, Any]:
@@ -126,23 +103,6 @@ def shortened(text: str, function: Callable[[str], Any]) -> tuple[str, Any]:
                 raise
             words = words[: len(words) * 3 // 4]
             short = " ".join(words)
-
-
-def own_clip(vd: VersatileDiffusion) -> FeatureModel:
-    """`own_features` with its fingerprint.
-
-    Raises:
-        ValueError: a tower of the model's CLIP is not loaded.
-    """
-    towers = ("clip_text", "clip_vision")
-    missing = [name for name in towers if name not in vd.loaded]
-    if missing:
-        raise ValueError(f"features are 'own', but {', '.join(missing)} is not loaded: load it.")
-    own = own_features(vd)
-    weights = "-".join(fingerprint(vd.component(name)) for name in towers)
-    side = vd.spec.clip.vision.image_size
-    resize = f"to {vd.spec.clip.resize}, then {side} a side whatever the aspect, bicubic"
-    return FeatureModel(own.name, own.images, own.texts, weights, resize)
 
 
 # ---------------------------------------------------------------------- networks of others
@@ -177,13 +137,13 @@ def open_clip(where: str, device: str | torch.device = "cpu") -> FeatureModel:
                 f"tag of {', '.join(tags) or 'another architecture'}."
             )
 
-    def made() -> tuple[nn.Module, Callable[[Image.Image], Tensor], Callable[[list[str]], Tensor]]:
+    def read() -> tuple[nn.Module, Callable[[Image.Image], Tensor], Callable[[list[str]], Tensor]]:
         model, transform = library.create_model_from_pretrained(
             name, pretrained or None, precision="fp32", device=device, weights_only=True
         )
         return model, transform, library.get_tokenizer(name)
 
-    model, transform, tokenizer = _loaded(f"open_clip:{where}", made)
+    model, transform, tokenizer = _loaded(f"open_clip:{where}", read)
     model.eval()
 
     @torch.no_grad()
@@ -201,7 +161,7 @@ def open_clip(where: str, device: str | torch.device = "cpu") -> FeatureModel:
 
 
 def inception(file: str | None = None, device: str | torch.device = "cpu") -> FeatureModel:
-    """Inception v3, the pooled features before its classifier, (B, 2048) (`analysis.metrics.inception`).
+    """Inception v3, the pooled features before its classifier, (B, 2048).
 
     Args:
         file: weights; None downloads torchvision's, which were trained on ImageNet by others than
@@ -241,18 +201,25 @@ def dinov2(where: str, device: str | torch.device = "cpu") -> FeatureModel:
     Raises:
         ValueError: another network, or weights that are incomplete or cannot be had.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel
+    from transformers import AutoImageProcessor, AutoModel, PretrainedConfig
 
-    def made() -> tuple[nn.Module, Callable[..., Any]]:
-        config = AutoConfig.from_pretrained(where)
-        if not config.model_type.startswith("dinov2"):
-            raise ValueError(f"it is a {config.model_type}")
-        model, info = AutoModel.from_pretrained(where, output_loading_info=True)
+    def read() -> tuple[nn.Module, Callable[..., Any]]:
+        # never the code that a folder brings along (its `auto_map`), nor a question about it
+        safe = {"trust_remote_code": False}
+        config, _ = PretrainedConfig.get_config_dict(where)
+        if "auto_map" in config:
+            raise ValueError(
+                "its config.json has an auto_map, which would run code of that folder; take the "
+                "same network without one"
+            )
+        if not str(config.get("model_type")).startswith("dinov2"):
+            raise ValueError(f"it is a {config.get('model_type')}")
+        model, info = AutoModel.from_pretrained(where, output_loading_info=True, **safe)
         if info["missing_keys"]:
             raise ValueError(f"its file lacks {', '.join(sorted(info['missing_keys'])[:3])} ...")
-        return model, AutoImageProcessor.from_pretrained(where)
+        return model, AutoImageProcessor.from_pretrained(where, **safe)
 
-    model, processor = _loaded(f"dinov2:{where}", made)
+    model, processor = _loaded(f"dinov2:{where}", read)
     model.to(device).eval()
 
     @torch.no_grad()
@@ -266,12 +233,12 @@ def dinov2(where: str, device: str | torch.device = "cpu") -> FeatureModel:
     return FeatureModel(f"DINOv2 {Path(where).name}", images, None, fingerprint(model), resize)
 
 
-def _loaded(spec: str, made: Callable[[], Any]) -> Any:
-    """What `made` loads; the many errors of libraries and downloads as one sentence."""
+def _loaded(spec: str, read: Callable[[], Any]) -> Any:
+    """What `read` loads; the many errors of libraries and downloads as one sentence."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)  # they log at length what the one sentence says
     try:
-        return made()
+        return read()
     except MemoryError:
         raise
     except Exception as error:  # every library fails in its own way

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+
+import numpy as np
 
 Z95 = 1.959963984540054
 """The 97.5th percentile of the standard normal distribution."""
@@ -72,47 +75,69 @@ def wilson(hits: int, n: int) -> Estimate:
     return Estimate(p, low, high, n, "share")
 
 
-def normal_mean(mean: float, variance: float, n: int, unit: str = "") -> Estimate:
+def share(values: Iterable[bool]) -> Estimate:
+    """Share of observations that are true, with Wilson's interval; of none, the value is None.
+
+    Args:
+        values: one an observation.
+
+    Raises:
+        ValueError: a value that is no boolean.
+    """
+    values = np.asarray(list(values))
+    if values.size and values.dtype != bool:
+        raise ValueError(f"a share counts booleans, not {values.dtype}.")
+    return wilson(int(values.sum()), values.size)
+
+
+def mean(values: Sequence[float] | np.ndarray, unit: str = "") -> Estimate:
     """Mean with the interval of the central limit theorem, `mean +- z sqrt(variance / n)`.
 
     Args:
-        mean: of the observations.
-        variance: of the observations, unbiased.
-        n: number of observations; below 2 there is no interval.
+        values: observations; of none the value is None, of a single one there is no interval.
         unit: for tables.
+
+    Raises:
+        ValueError: NaN or infinity among them.
     """
-    if n == 0:
-        return Estimate(None, None, None, 0, "mean", unit)
-    if n == 1:
-        return Estimate(mean, None, None, 1, "mean", unit)
-    half = Z95 * math.sqrt(max(variance, 0.0) / n)
-    return Estimate(mean, mean - half, mean + half, n, "mean", unit)
+    x = _finite(values)
+    n = len(x)
+    if n < 2:
+        return Estimate(float(x[0]) if n else None, None, None, n, "mean", unit)
+    middle, half = float(x.mean()), Z95 * math.sqrt(float(x.var(ddof=1)) / n)
+    return Estimate(middle, middle - half, middle + half, n, "mean", unit)
 
 
-def ratio_of_means(
-    means: tuple[float, float], covariance: tuple[tuple[float, float], ...], n: int
-) -> Estimate:
-    """`r = a / b` of two means of paired observations, with the interval of the delta method:
+def ratio(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> Estimate:
+    """`r = mean(a) / mean(b)` of paired observations, with the interval of the delta method:
 
-        var(r) = (var(a) - 2 r cov(a, b) + r^2 var(b)) / (n b^2)
+        var(r) = (var(a) - 2 r cov(a, b) + r^2 var(b)) / (n mean(b)^2)
 
     Args:
-        means: (a, b).
-        covariance: of the pairs, 2 x 2, unbiased.
-        n: number of pairs.
+        a, b: equally many; without any, or where mean(b) is 0, the value is None.
 
-    Returns:
-        A ratio whose value is None if b is 0.
+    Raises:
+        ValueError: another number of a than of b, or NaN or infinity among them.
     """
-    a, b = means
-    if n == 0 or b == 0:
+    a, b = _finite(a), _finite(b)
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} observations: give pairs.")
+    n = len(a)
+    if n == 0 or b.mean() == 0:
         return Estimate(None, None, None, n, "ratio")
-    r = a / b
+    r = float(a.mean() / b.mean())
     if n == 1:
         return Estimate(r, None, None, 1, "ratio")
-    (aa, ab), (_, bb) = covariance
-    half = Z95 * math.sqrt(max(aa - 2 * r * ab + r * r * bb, 0.0) / n) / abs(b)
+    # var(a - r b) is the numerator above, and never below 0
+    half = Z95 * float(np.std(a - r * b, ddof=1)) / math.sqrt(n) / abs(float(b.mean()))
     return Estimate(r, r - half, r + half, n, "ratio")
+
+
+def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    x = np.asarray(values, dtype=np.float64).reshape(-1)
+    if not np.isfinite(x).all():
+        raise ValueError("Observations hold NaN or infinity: look for what was measured there.")
+    return x
 
 
 def paired_difference(gained: int, lost: int, n: int) -> Estimate:

@@ -1,4 +1,4 @@
-"""Measures of written captions, as accumulators (`analysis.metrics.accumulators`).
+"""Measures of written captions, by themselves and beside references.
 
 Words are lower-cased runs of letters and digits everywhere, so that punctuation neither helps nor
 hurts. BLEU and ROUGE-L agree with torchmetrics on such text (tested).
@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.metrics.accumulators import Mean, Proportion
-from analysis.metrics.statistics import Estimate, number
+from analysis.metrics.statistics import Estimate, mean, number, share
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -44,7 +43,7 @@ def repeats(text: str, longest: int = 4) -> bool:
     )
 
 
-class CaptionStatistics:
+def caption_statistics(texts: Sequence[str], orders: Sequence[int] = (1, 2)) -> dict[str, Estimate]:
     """What captions look like by themselves.
 
     - length: mean number of words;
@@ -52,39 +51,21 @@ class CaptionStatistics:
     - distinct-n: number of different n-grams over number of n-grams, of all captions together
       (Li et al. 2016; it falls with the number of captions: compare at equal n only);
     - distinct: number of different captions over number of captions.
+
+    Args:
+        texts: captions; of none, all values are None.
+        orders: n of distinct-n.
     """
-
-    def __init__(self, orders: Sequence[int] = (1, 2)) -> None:
-        self.length, self.repetition = Mean("words"), Proportion()
-        self.seen: dict[int, Counter] = {n: Counter() for n in orders}
-        self.wordings: Counter[tuple[str, ...]] = Counter()
-
-    def update(self, texts: Iterable[str]) -> CaptionStatistics:
-        """Take in captions."""
-        for text in texts:
-            tokens = words(text)
-            self.length.update(float(len(tokens)))
-            self.repetition.update(repeats(text))
-            self.wordings[tuple(tokens)] += 1
-            for n, counts in self.seen.items():
-                counts.update(ngrams(tokens, n))
-        return self
-
-    def merge(self, other: CaptionStatistics) -> CaptionStatistics:
-        """Take in another's captions."""
-        self.length.merge(other.length)
-        self.repetition.merge(other.repetition)
-        self.wordings += other.wordings
-        for n, counts in self.seen.items():
-            counts.update(other.seen[n])
-        return self
-
-    def compute(self) -> dict[str, Estimate]:
-        """Name -> number."""
-        found = {"length": self.length.compute(), "repetition": self.repetition.compute()}
-        for n, counts in self.seen.items():
-            found[f"distinct-{n}"] = _variety(counts)
-        return found | {"distinct": _variety(self.wordings)}
+    tokens = [words(text) for text in texts]
+    result = {
+        "length": mean([len(row) for row in tokens], "words"),
+        "repetition": share(repeats(text) for text in texts),
+    }
+    for n in orders:
+        result[f"distinct-{n}"] = _variety(
+            Counter(gram for row in tokens for gram in ngrams(row, n).elements())
+        )
+    return result | {"distinct": _variety(Counter(map(tuple, tokens)))}
 
 
 def _variety(counts: Counter) -> Estimate:
@@ -92,75 +73,63 @@ def _variety(counts: Counter) -> Estimate:
     return number(len(counts) / total if total else None, total)
 
 
-class Bleu:
+def bleu(texts: Sequence[str], references: Sequence[Sequence[str]], order: int = 4) -> Estimate:
     """Corpus BLEU: brevity penalty x geometric mean of clipped n-gram precisions, n = 1 ... order.
 
     Without smoothing: 0 if some order has no match at all. The reference length is that of the
     closest reference, the first of equally close ones.
 
+    Args:
+        texts: what was written.
+        references: for each text, what it might have been.
+        order: of the longest n-grams.
+
+    Returns:
+        BLEU in [0, 1]; of no texts, None.
+
+    Raises:
+        ValueError: not one non-empty list of references a text.
+
     Source: Papineni et al. 2002.
     """
-
-    def __init__(self, order: int = 4) -> None:
-        self.order = order
-        self.matched, self.total = np.zeros(order, np.int64), np.zeros(order, np.int64)
-        self.written = self.wanted = self.n = 0
-
-    def update(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Bleu:
-        """Take in texts, and for each its references."""
-        for text, refs in _pairs(texts, references):
-            self.written += len(text)
-            self.wanted += min((len(ref) for ref in refs), key=lambda k: abs(k - len(text)))
-            for n in range(1, self.order + 1):
-                counts, best = ngrams(text, n), Counter()
-                for ref in refs:
-                    best |= ngrams(ref, n)
-                self.matched[n - 1] += sum((counts & best).values())
-                self.total[n - 1] += sum(counts.values())
-            self.n += 1
-        return self
-
-    def merge(self, other: Bleu) -> Bleu:
-        """Take in another's counts."""
-        self.matched += other.matched
-        self.total += other.total
-        self.written += other.written
-        self.wanted += other.wanted
-        self.n += other.n
-        return self
-
-    def compute(self) -> Estimate:
-        """BLEU in [0, 1]."""
-        if self.n == 0:
-            return number(None, 0)
-        if not self.matched.all():
-            return number(0.0, self.n)
-        penalty = min(0.0, 1 - self.wanted / self.written)
-        return number(math.exp(penalty + np.log(self.matched / self.total).mean()), self.n)
+    pairs = _pairs(texts, references)
+    if not pairs:
+        return number(None, 0)
+    matched, total = np.zeros(order), np.zeros(order)
+    for text, refs in pairs:
+        for n in range(1, order + 1):
+            counts, best = ngrams(text, n), Counter()
+            for ref in refs:
+                best |= ngrams(ref, n)
+            matched[n - 1] += sum((counts & best).values())
+            total[n - 1] += sum(counts.values())
+    if not matched.all():
+        return number(0.0, len(pairs))
+    written = sum(len(text) for text, _ in pairs)
+    wanted = sum(min(map(len, refs), key=lambda k: abs(k - len(text))) for text, refs in pairs)
+    penalty = min(0.0, 1 - wanted / written)
+    return number(math.exp(penalty + np.log(matched / total).mean()), len(pairs))
 
 
-class RougeL:
-    """Mean over texts of the best reference's F1 of the longest common subsequence (Lin 2004)."""
+def rouge_l(texts: Sequence[str], references: Sequence[Sequence[str]]) -> Estimate:
+    """Mean over texts of the best reference's F1 of the longest common subsequence, in [0, 1].
 
-    def __init__(self) -> None:
-        self.mean = Mean()
+        F1 = 2 P R / (P + R),   P = lcs / |text|,   R = lcs / |reference|
 
-    def update(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> RougeL:
-        """Take in texts, and for each its references."""
-        for text, refs in _pairs(texts, references):
-            # F1 = 2 PR / (P + R) with P = lcs / |text|, R = lcs / |ref|
-            scores = [2 * _lcs(text, ref) / max(len(text) + len(ref), 1) for ref in refs]
-            self.mean.update(max(scores))
-        return self
+    Args:
+        texts, references: as `bleu` takes them.
 
-    def merge(self, other: RougeL) -> RougeL:
-        """Take in another's texts."""
-        self.mean.merge(other.mean)
-        return self
+    Raises:
+        ValueError: as `bleu`.
 
-    def compute(self) -> Estimate:
-        """ROUGE-L in [0, 1]."""
-        return self.mean.compute()
+    Source: Lin 2004.
+    """
+    return mean(
+        [
+            max(2 * _lcs(text, ref) / max(len(text) + len(ref), 1) for ref in refs)
+            for text, refs in _pairs(texts, references)
+        ]
+    )
 
 
 def _lcs(a: Sequence[str], b: Sequence[str]) -> int:
@@ -175,58 +144,55 @@ def _lcs(a: Sequence[str], b: Sequence[str]) -> int:
     return row[-1]
 
 
-class CiderD:
-    """CIDEr-D: 10 x mean over n = 1 ... 4 and references of the clipped tf-idf cosine of n-grams.
+def cider_d(
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]],
+    order: int = 4,
+    sigma: float = 6.0,
+) -> Estimate:
+    """CIDEr-D, 0 ... 10: 10 x mean over n = 1 ... 4 and references of the clipped tf-idf cosine.
 
         sim_n(c, r) = exp(-(|c| - |r|)^2 / 2 sigma^2)  min(g(c), g(r)) . g(r) / (|g(c)| |g(r)|)
 
     g = count x log(number of inputs / number of inputs whose references hold the n-gram), |c| the
-    number of words, sigma = 6. Document frequencies need all inputs, so texts are kept. On a
-    single input every frequency is 1 and the score 0.
+    number of words.
+
+    Args:
+        texts, references: as `bleu` takes them.
+        order: of the longest n-grams.
+        sigma: how much lengths may differ, in words.
+
+    Raises:
+        ValueError: as `bleu`; or fewer than two inputs, of which every n-gram weighs log 1 = 0.
 
     Source: Vedantam, Zitnick and Parikh 2015.
     """
-
-    ORDER, SIGMA = 4, 6.0
-
-    def __init__(self) -> None:
-        self.pairs: list[tuple[list[str], list[list[str]]]] = []
-
-    def update(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> CiderD:
-        """Take in texts, and for each its references."""
-        self.pairs += _pairs(texts, references)
-        return self
-
-    def merge(self, other: CiderD) -> CiderD:
-        """Take in another's texts."""
-        self.pairs += other.pairs
-        return self
-
-    def compute(self) -> Estimate:
-        """Mean score, from 0 to 10."""
-        mean = Mean()
-        for n in range(1, self.ORDER + 1):
-            holds = Counter(g for _, refs in self.pairs for g in set().union(*_grams(refs, n)))
-            for text, refs in self.pairs:
-                mean.update(10 * np.mean([self._likeness(text, ref, n, holds) for ref in refs]))
-        # every order has equally many scores: their overall mean is the mean of their means
-        value = mean.compute().value
-        return number(value, len(self.pairs))
-
-    def _likeness(self, text: list[str], ref: list[str], n: int, holds: Counter) -> float:
-        a, b = (
-            {g: c * math.log(len(self.pairs) / max(holds[g], 1)) for g, c in ngrams(t, n).items()}
-            for t in (text, ref)
+    pairs = _pairs(texts, references)
+    if len(pairs) < 2:
+        raise ValueError(
+            f"CIDEr-D of {len(pairs)} texts is not defined: it weighs words by how few of the "
+            "inputs have them; give 2 samples or more."
         )
-        norms = math.sqrt(sum(v * v for v in a.values()) * sum(v * v for v in b.values()))
-        if norms == 0:
-            return 0.0
-        shared = sum(min(v, b[g]) * b[g] for g, v in a.items() if g in b)
-        return shared / norms * math.exp(-((len(text) - len(ref)) ** 2) / (2 * self.SIGMA**2))
+    scores = []
+    for n in range(1, order + 1):
+        grams = [(ngrams(text, n), [ngrams(ref, n) for ref in refs]) for text, refs in pairs]
+        holds = Counter(gram for _, refs in grams for gram in set().union(*refs))
 
+        def weighed(counts: Counter, holds: Counter = holds) -> dict[tuple[str, ...], float]:
+            return {g: c * math.log(len(pairs) / max(holds[g], 1)) for g, c in counts.items()}
 
-def _grams(refs: Iterable[Sequence[str]], n: int) -> list[Counter]:
-    return [ngrams(ref, n) for ref in refs]
+        for (text, refs), (counts, others) in zip(pairs, grams, strict=True):
+            a = weighed(counts)
+            likeness = 0.0
+            for ref, other in zip(refs, others, strict=True):
+                b = weighed(other)
+                norms = math.sqrt(sum(v * v for v in a.values()) * sum(v * v for v in b.values()))
+                shared = sum(min(v, b[g]) * b[g] for g, v in a.items() if g in b)
+                penalty = math.exp(-((len(text) - len(ref)) ** 2) / (2 * sigma**2))
+                likeness += penalty * shared / norms if norms else 0.0
+            scores.append(10 * likeness / len(refs))
+    # every order has equally many scores: their overall mean is the mean of their means
+    return number(float(np.mean(scores)), len(pairs))
 
 
 def _pairs(

@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from data.scenes.draw import SIZE, render_batch
 from data.scenes.world import ATTRIBUTE_VALUES, Scene
+from lib.files import replacing
 
 HEADS = ATTRIBUTE_VALUES
 ONLY_OF_TWO = ("relation", "size2", "color2", "shape2")
@@ -56,6 +58,13 @@ class Reading:
             return Scene.from_attributes(self.attributes)
         except ValueError:
             return None
+
+
+class Reader(Protocol):
+    """What reads scenes off pictures: the `Judge`, or what stands in for it."""
+
+    def read(self, images: Sequence[Image.Image]) -> list[Reading]:
+        """One reading a picture."""
 
 
 def _block(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
@@ -238,14 +247,12 @@ def save_judge(
     if missing:
         raise ValueError(f"no accuracy for {', '.join(missing)}; measure the judge on more scenes.")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     config = {**judge.config, "heads": {k: list(v) for k, v in HEADS.items()}}
     config["accuracy"] = dict(accuracy)
     weights = {name: tensor.contiguous() for name, tensor in judge.state_dict().items()}
-    save_file(weights, folder / (_WEIGHTS + ".part"))
-    (folder / (_CONFIG + ".part")).write_text(json.dumps(config, indent=1) + "\n")
-    for name in (_WEIGHTS, _CONFIG):
-        os.replace(folder / (name + ".part"), folder / name)
+    with replacing() as temporary:
+        save_file(weights, temporary(folder / _WEIGHTS))
+        temporary(folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n")
 
 
 def load_judge(

@@ -231,19 +231,21 @@ def test_dinov2_without_all_of_its_weights_is_refused(dino, tmp_path):
         load_features(f"dinov2:{tmp_path}")
 
 
-# ------------------------------------------------------------------ the model's own, and errors
+def test_code_that_a_model_folder_brings_is_never_run(dino, tmp_path):
+    folder, _ = dino
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "own.py").write_text("raise SystemExit('this ran')\n")
+    config = json.loads((tmp_path / "config.json").read_text())
+    for model_type in ("dinov2", "mine"):
+        config |= {"model_type": model_type, "auto_map": {"AutoModel": "own.Mine"}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match="auto_map, which would run code") as error:
+            load_features(f"dinov2:{tmp_path}")
+        assert "\n" not in str(error.value)
 
 
-def test_own_features(vd):
-    found = load_features("own", vd)
-    images = [drawing(0), drawing(1)]
-    assert close(found.images(images), vd.image_features(images))
-    assert close(found.texts(["a red circle"]), vd.text_features(["a red circle"]))
-    long = " ".join(["red"] * 90)
-    assert found.texts(["a red circle", long]).shape == (2, 16)
-    assert found.describe()["weights"].count("-") == 1
-    with pytest.raises(ValueError, match="no model was given"):
-        load_features("own")
+# ------------------------------------------------------------------ texts, and errors
 
 
 def test_a_text_is_shortened_until_it_is_taken():
@@ -261,7 +263,7 @@ def test_a_text_is_shortened_until_it_is_taken():
     "spec, message",
     [
         ("clip", "choose own, open_clip:NAME"),
-        ("own:x", "choose own"),
+        ("own", "choose own"),
         ("open_clip", "choose own"),
         ("dinov2", "choose own"),
         ("open_clip:ViT-Z-9/openai", "has no 'ViT-Z-9'"),
