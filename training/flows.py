@@ -234,9 +234,9 @@ class FlowsStage(Stage):
 
     def _snr_weight(self, t: Tensor) -> Tensor:
         """`min(SNR, gamma) / SNR`, with SNR = alpha_bar / (1 - alpha_bar)."""
-        alpha_bar = self.vd.schedule.alpha_bar[t].float()
+        alpha_bar = self.vd.schedule.alpha_bar[t]
         snr = alpha_bar / (1 - alpha_bar)
-        return snr.clamp(max=self.options.min_snr) / snr
+        return (snr.clamp(max=self.options.min_snr) / snr).float()
 
     def measure(self) -> dict[str, float]:
         """Each flow's error on validation samples, with fixed noise and evenly spread timesteps."""
@@ -249,7 +249,7 @@ class FlowsStage(Stage):
             draw.rows[:] = rng.permutation(len(self.validation))[:size]
             draw.dropped[:] = False
             draw.t.copy_(torch.linspace(1, self.vd.schedule.num_timesteps - 1, size).long())
-            measured[f"loss_{flow}"] = float(self._flow_loss(flow, self.validation, draw))
+            measured[f"loss_{flow}"] = self._flow_loss(flow, self.validation, draw).item()
         return measured
 
     def export(self, measured: dict[str, float], seconds: float) -> None:

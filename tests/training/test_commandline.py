@@ -28,5 +28,5 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("training.stages.run", interrupted)
-    assert main(["judge", "--runs", str(tmp_path)]) == 130
+    assert main(["classifier", "--runs", str(tmp_path)]) == 130
     assert "goes on from the last checkpoint" in capsys.readouterr().err

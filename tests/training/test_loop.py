@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.checkpoints import fingerprint
 from training.loop import Ema, Recipe, Stage, generator, train
 
 
@@ -151,6 +152,45 @@ def test_a_run_keeps_its_name_when_it_is_interrupted_or_prolonged(tmp_path):
     assert other.run != stages[0].run
 
 
+def test_accumulated_batches_are_what_more_processes_see(tmp_path, monkeypatch):
+    """Two batches of one process: the mean of the gradients of both streams, by hand."""
+    monkeypatch.setattr("training.loop.native_bf16", lambda device: False)
+    how = {"steps": 1, "weight_decay": 0.0, "clip": 1e9, "warmup": 0, "ema": 0.0}
+    stage = Toy(recipe(accumulate=2, **how))
+    stage.modules["b"][0].p = 0.0
+    by_hand = Toy(recipe(**how))
+    by_hand.modules["b"][0].p = 0.0
+    losses = [by_hand.loss(0, generator(0, 0, place))[0] for place in (0, 1)]
+    (sum(losses) / 2).backward()
+    wanted = [p.grad.clone() for p in by_hand.modules.parameters()]
+    train(stage, tmp_path)
+    for a, b in zip(stage.modules.parameters(), wanted, strict=True):
+        assert torch.allclose(a.grad, b, atol=1e-6)
+    line = json.loads((tmp_path / "toy" / "log.jsonl").read_text())
+    assert line["loss"] == pytest.approx(sum(loss.item() for loss in losses) / 2, abs=1e-5)
+
+
+def test_what_is_not_finite_is_named_with_the_step_and_the_checkpoint(tmp_path):
+    class Broken(Toy):
+        def loss(self, step, rng):
+            loss, metrics = super().loss(step, rng)
+            return (loss * float("nan") if step == 7 else loss), metrics
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Toy(recipe(), stop_after=4), tmp_path)
+    checkpoint = tmp_path / "toy" / "checkpoint.pt"
+    before = checkpoint.read_bytes()
+    with pytest.raises(RuntimeError, match=r"toy: loss, norm not finite at step 7") as error:
+        train(Broken(recipe()), tmp_path)
+    assert str(checkpoint) in str(error.value)
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_run_from_before_accumulation_goes_on(tmp_path):
+    assert "accumulate" not in fingerprint(Toy(recipe()))
+    assert fingerprint(Toy(recipe(accumulate=2)))["accumulate"] == 2
+
+
 def test_gradients_of_a_group_are_scaled_before_they_are_clipped(tmp_path):
     """Without clipping and decay AdamW undoes a constant factor; of nothing, it makes nothing."""
     unclipped = recipe(clip=1e9, weight_decay=0.0)
@@ -181,7 +221,9 @@ def test_learning_rates():
     assert [trapezoid.lr_at(s) for s in (2, 10, 15)] == [1.0, 1.0, 0.5]
 
 
-@pytest.mark.parametrize("wrong", [{"decay": "stairs"}, {"steps": 0}, {"batch": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"decay": "stairs"}, {"steps": 0}, {"batch": 0}, {"accumulate": 0}]
+)
 def test_an_impossible_recipe_is_refused(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         recipe(**wrong)

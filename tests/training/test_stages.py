@@ -6,22 +6,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from data.scenes.captions import parse, read_attributes
-from data.scenes.draw import layout
-from data.scenes.world import is_training, sample_scene
-from lib.checkpoints import weights
+from data.emoji import load as load_drawings
+from data.emoji.samples import EmojiSamples, concrete
+from data.scenes.samples import SceneSamples, render_pairs
+from data.scenes.world import sample_scene
+from lib.components import build as build_component
 from lib.config import FLOWS
 from lib.model import VersatileDiffusion
-from training import stages
+from training import recipes
 from training.__main__ import main
-from training.attributes import VALUES, read_loss, targets
+from training.attributes import read_loss, right
 from training.autoencoder import AutoencoderStage
-from training.cache import ENCODERS, TARGETS, build, captions_of, targets_of
-from training.clip import ClipStage, local_targets, near_copy
-from training.data import Pool, pool, render_pairs
-from training.export import record
-from training.flows import FlowOptions, FlowsStage
+from training.cache import CAPTIONS, ENCODERS, REPLIES, answers_of, build, captions_of
+from training.clip import ClipStage
+from training.export import current_spec, record
+from training.flows import FlowOptions, FlowsStage, encoders_for
+from training.folders import FolderSamples, folder
 from training.judge import JudgeStage
 from training.loop import Recipe, generator
 from training.optimus import OptimusStage
@@ -31,11 +33,69 @@ from training.vocabulary import vocabulary
 RECIPE = Recipe(steps=4, batch=6, lr=1e-3)
 
 
-@pytest.fixture(scope="module")
-def scenes() -> Pool:
+def scene_samples(folder) -> SceneSamples:
     rng = np.random.default_rng(0)
     world = [sample_scene(rng) for _ in range(8)]
-    return Pool(world, render_pairs(world, seed=0))
+    return SceneSamples(world, render_pairs(world, seed=0))
+
+
+def drawing_samples(folder) -> EmojiSamples:
+    return EmojiSamples(concrete(load_drawings()).where(np.arange(4)), grounds=2)
+
+
+def write_folder(folder):
+    rng = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    for k in range(9):
+        pixels = rng.integers(0, 255, (70, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+        (folder / f"{k}.txt").write_text(f"picture number {k}\nanother word for {k}\n")
+    return folder
+
+
+def folder_samples(path) -> FolderSamples:
+    return folder(write_folder(path), 64, mirror=True)[0]
+
+
+KINDS = {"scenes": scene_samples, "emoji": drawing_samples, "folder": folder_samples}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def samples(request, tmp_path_factory):
+    return KINDS[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return scene_samples(None)
+
+
+def worldly(vd, samples, folder):
+    """The tiny model's sizes for pictures of 64 pixels, and tokenizers that know the samples."""
+    vision = replace(vd.spec.clip.vision, image_size=64, patch_size=16)
+    text = replace(vd.spec.clip.text, positions=64)
+    clip = replace(vd.spec.clip, resize=64, vision=vision, text=text)
+    texts = replace(vd.spec.text_vae, bert_positions=64, gpt2_positions=64, max_input=64)
+    spec = replace(vd.spec, image_size=64, clip=clip, text_vae=texts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.vocabulary.CORPUS", 200)
+        return vocabulary(spec, samples, folder)
+
+
+@pytest.fixture(scope="module")
+def model(vd, samples, tmp_path_factory):
+    return worldly(vd, samples, tmp_path_factory.mktemp("model"))
+
+
+def encoders_of(spec, words) -> VersatileDiffusion:
+    torch.manual_seed(0)
+    modules = {name: build_component(spec, name) for name in ENCODERS}
+    return VersatileDiffusion(spec, modules, words).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def encoders(model) -> VersatileDiffusion:
+    return encoders_of(*model)
 
 
 def check(stage) -> None:
@@ -55,51 +115,49 @@ def check(stage) -> None:
     assert not [name for name in idle if not any(word in name for word in unused)]
 
 
-@pytest.fixture(scope="module")
-def worldly(vd, tmp_path_factory):
-    """The tiny model's sizes for pictures of 64 pixels, and tokenizers that know the world."""
-    vision = replace(vd.spec.clip.vision, image_size=64, patch_size=16)
-    clip = replace(vd.spec.clip, resize=64, vision=vision)
-    spec = replace(vd.spec, image_size=64, clip=clip)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.vocabulary.CORPUS", 400)
-        return vocabulary(spec, tmp_path_factory.mktemp("model"))
+def test_autoencoder(model, samples, tmp_path):
+    check(AutoencoderStage(model[0], samples, samples, tmp_path, RECIPE))
 
 
-@pytest.fixture(scope="module")
-def encoders(worldly) -> VersatileDiffusion:
-    spec, words = worldly
-    torch.manual_seed(0)
-    modules = {name: weights.build(spec, name) for name in ENCODERS}
-    return VersatileDiffusion(spec, modules, words).eval().requires_grad_(False)
+def test_clip(model, samples, tmp_path):
+    stage = ClipStage(*model, samples, samples, tmp_path, RECIPE)
+    check(stage)
+    measured = stage.measure()
+    assert 0 <= measured["recall_text_to_image"] <= 1
+    assert ("read_from_image" in measured) == bool(samples.attributes)
 
 
-def test_autoencoder(worldly, scenes, tmp_path):
-    check(AutoencoderStage(worldly[0], scenes, tmp_path, RECIPE))
+def test_a_teacher_reaches_the_vision_tower(vd, tmp_path):
+    samples = drawing_samples(None)
+    spec, words = worldly(vd, samples, tmp_path)
+    stages_ = [
+        ClipStage(spec, words, samples, samples, tmp_path, RECIPE, teacher)
+        for teacher in (torch.randn(len(samples), 10), None)
+    ]
+    check(stages_[0])
+    assert stages_[0].identity() != stages_[1].identity()
+    assert "taught" in stages_[0].loss(0, generator(0, 0))[1]
 
 
-def test_clip(worldly, scenes, tmp_path):
-    check(ClipStage(*worldly, scenes, tmp_path, RECIPE))
-
-
-def test_optimus(worldly, scenes, tmp_path):
-    check(OptimusStage(*worldly, scenes, tmp_path, RECIPE))
+def test_optimus(model, samples, tmp_path):
+    check(OptimusStage(*model, samples, samples, tmp_path, RECIPE))
 
 
 def test_judge(tmp_path):
     check(JudgeStage(tmp_path, RECIPE))
 
 
-def test_flows_reach_every_column_and_drop_contexts(encoders, scenes, tmp_path):
-    cache = build(encoders, scenes, len(scenes), tmp_path)
+def test_flows_reach_every_column_and_drop_contexts(encoders, samples, tmp_path):
+    cache = build(encoders, samples, tmp_path)
     options = FlowOptions(share=dict.fromkeys(FLOWS, 1.0), dropout=0.5)
     stage = FlowsStage(encoders, cache, cache, tmp_path, RECIPE, options)
     assert stage.samples() == len(FLOWS) * RECIPE.batch
     check(stage)
+    assert set(stage.measure()) == {f"loss_{flow}" for flow in FLOWS}
 
 
-def test_a_dropped_context_is_the_flow_s_own_null(encoders, scenes, tmp_path):
-    cache = build(encoders, scenes, len(scenes), tmp_path)
+def test_a_dropped_context_is_the_flow_s_own_null(encoders, samples, tmp_path):
+    cache = build(encoders, samples, tmp_path)
     stage = FlowsStage(encoders, cache, cache, tmp_path, RECIPE)
     for flow, (data, kind) in FLOWS.items():
         null = encoders.null_context(kind, data, 1).tokens
@@ -108,100 +166,112 @@ def test_a_dropped_context_is_the_flow_s_own_null(encoders, scenes, tmp_path):
     assert stage.nulls["i2t"].any()
 
 
-def test_the_cache_holds_what_the_encoders_say_and_is_read_back(encoders, scenes, tmp_path):
-    cache = build(encoders, scenes, len(scenes), tmp_path)
-    wanted = encoders.encode_text(targets_of(scenes, 5))
-    assert torch.allclose(torch.from_numpy(cache.text_latents[5].copy()).float(), wanted, atol=0.05)
-    wanted = encoders.text_context(captions_of(scenes, 5)).tokens
-    assert torch.allclose(torch.from_numpy(cache.text_tokens[5].copy()).float(), wanted, atol=0.05)
-    again = build(encoders, scenes, len(scenes), tmp_path)
+def test_the_cache_holds_what_the_encoders_say_and_is_read_back(encoders, samples, tmp_path):
+    cache = build(encoders, samples, tmp_path)
+    rows = range(len(samples))
+    wanted = encoders.encode_text(answers_of(samples, rows)[2])
+    got = torch.from_numpy(cache.text_latents[:, 2].copy()).float()
+    assert torch.allclose(got, wanted, atol=0.05)
+    wanted = encoders.text_context(captions_of(samples, rows)[1]).tokens
+    got = torch.from_numpy(cache.text_tokens[:, 1].copy()).float()
+    assert torch.allclose(got, wanted, atol=0.05)
+    assert cache.text_latents.shape[1] == CAPTIONS + REPLIES * len(samples.words)
+    again = build(encoders, samples, tmp_path)
     assert np.array_equal(cache.image_tokens, again.image_tokens)
     assert len(list(tmp_path.glob("*.npy"))) == len(ENCODERS)
-    with pytest.raises(ValueError, match="the pool has 8"):
-        build(encoders, scenes, 9, tmp_path)
 
 
-def test_the_text_column_learns_to_name_things_in_reading_order(scenes):
-    for i, scene in enumerate(scenes.scenes):
-        targets = targets_of(scenes, i)
-        assert len(targets) == TARGETS and all(parse(text) == scene for text in targets)
-        places = [
-            [text.index(f"{thing.color} {thing.shape}") for thing in scene.canonical().things]
-            for text in targets
-        ]
-        assert all(place == sorted(place) for place in places)
+def test_an_answer_is_in_the_language_of_its_caption_or_of_the_word_that_asks():
+    samples = drawing_samples(None)
+    rows = range(len(samples))
+    asked, answers = captions_of(samples, rows), answers_of(samples, rows)
+    read = samples.grammar.read
+    for questions, texts in zip(asked, answers[:CAPTIONS], strict=True):
+        for question, text in zip(questions, texts, strict=True):
+            # a name that two languages share may be read as either
+            assert read(question).asked == read(text).language or read(text).parts == ("concept",)
+    languages = [{read(text).language for text in texts} for texts in answers[CAPTIONS:]]
+    assert languages == [{"english"}] * 2 * REPLIES + [{"french"}] * REPLIES
 
 
-def test_the_pool_is_rendered_once_and_again_if_the_drawing_changes(tmp_path, monkeypatch):
-    drawn = render_pairs
-    first = pool(tmp_path, 70)
-    assert len(first) == 70
-    assert all(is_training(scene) for scene in first.scenes)
-    calls = []
-    monkeypatch.setattr(
-        "training.data.render_pairs", lambda s, seed: calls.append(s) or drawn(s, seed)
-    )
-    assert np.array_equal(pool(tmp_path, 70).images, first.images)
-    assert [len(scenes) for scenes in calls] == [64]  # only the samples that are compared
+def test_a_subset_of_flows_needs_and_trains_only_its_parts(vd, scenes, tmp_path):
+    encoders = encoders_of(*worldly(vd, scenes, tmp_path))
+    options = FlowOptions(share={"t2i": 1.0}, frozen=("text_context",))
+    assert encoders_for(options) == ("image_encoder", "clip_text")
+    cache = build(encoders, scenes, tmp_path, encoders_for(options))
+    assert cache.image_tokens is None and cache.text_latents is None
+    stage = FlowsStage(encoders, cache, cache, tmp_path, RECIPE, options)
+    assert set(stage.modules) == {"time_embed", "image_data", "text_context"}
+    stage.loss(0, generator(0, 0))[0].backward()
+    assert all(p.grad is None for p in stage.modules["text_context"].parameters())
+    assert any(p.grad is not None for p in stage.modules["image_data"].parameters())
+    with pytest.raises(ValueError, match="no parameter group 'text_data' to freeze"):
+        FlowsStage(
+            encoders, cache, cache, tmp_path, RECIPE, replace(options, frozen=("text_data",))
+        )
+    with pytest.raises(ValueError, match="No flow has a share"):
+        FlowsStage(encoders, cache, cache, tmp_path, RECIPE, FlowOptions(share={}))
 
-    monkeypatch.setattr("training.data.render_pairs", lambda s, seed: 255 - drawn(s, seed))
-    assert np.array_equal(pool(tmp_path, 70).images, 255 - first.images)
 
-
-def test_near_copies_are_other_training_scenes():
-    rng = np.random.default_rng(1)
-    for _ in range(300):
-        scene = sample_scene(rng)
-        other = near_copy(scene, rng)
-        assert is_training(other)
-        if other == scene:
-            continue
-        a, b = scene.attributes(), other.attributes()
-        assert a["count"] == b["count"]
+def test_min_snr_weights_are_those_of_the_paper(vd, scenes, tmp_path):
+    encoders = encoders_of(*worldly(vd, scenes, tmp_path))
+    cache = build(encoders, scenes, tmp_path)
+    options = FlowOptions(min_snr=5.0)
+    stage = FlowsStage(encoders, cache, cache, tmp_path, RECIPE, options)
+    t = torch.tensor([0, 400, 999])
+    alpha_bar = encoders.schedule.alpha_bar[t]
+    snr = alpha_bar / (1 - alpha_bar)
+    wanted = [min(float(s), 5.0) / float(s) for s in snr]
+    assert stage._snr_weight(t).tolist() == pytest.approx(wanted, rel=1e-5)
+    assert wanted[0] < 0.01 and wanted[-1] == 1
+    plain = FlowsStage(encoders, cache, cache, tmp_path, RECIPE)
+    losses = []
+    for each in (stage, plain):
+        torch.manual_seed(1)
+        losses.append(each.loss(0, generator(0, 0))[0].item())
+    assert losses[0] < losses[1]
 
 
 def test_reading_targets_ignore_what_is_not_said():
-    rows = targets(
-        [read_attributes("a red circle"), sample_scene(np.random.default_rng(3)).attributes()]
-    )
-    names = list(VALUES)
-    assert rows[0, names.index("background")] == -1
-    assert rows[0, names.index("shape1")] == VALUES["shape1"].index("circle")
-    perfect = [torch.full((2, len(v)), -50.0) for v in VALUES.values()]
-    for i, logits in enumerate(perfect):
-        for row in range(2):
-            logits[row, rows[row, i].clamp(min=0)] = 50.0
-    assert read_loss(perfect, rows) < 1e-6
-
-
-def test_local_targets_say_which_thing_a_patch_shows():
-    rng = np.random.default_rng(4)
-    scenes_ = [sample_scene(rng, n_things=2) for _ in range(20)]
-    data = Pool(scenes_, render_pairs(scenes_, seed=0))
-    places = [layout(s, data.generator(i, 0)) for i, s in enumerate(scenes_)]
-    _, colors, _ = local_targets(scenes_, places, data.images[:, 0], 8)
-    for scene, place, color in zip(scenes_, places, colors.view(-1, 8, 8), strict=True):
-        shown = set(color.flatten().tolist()) - {-1}
-        assert shown == {VALUES["color1"].index(t.color) for t in scene.things}
-        x, y, _ = place[0]
-        first = VALUES["color1"].index(scene.canonical().things[0].color)
-        around = color[max(0, int(y // 8) - 1) : int(y // 8) + 2, int(x // 8)]
-        assert first in around
+    wanted = torch.tensor([[1, -1], [0, 2]])
+    perfect = [torch.full((2, n), -50.0) for n in (3, 4)]
+    perfect[0][[0, 1], [1, 0]] = 50.0
+    perfect[1][1, 2] = 50.0
+    assert read_loss(perfect, wanted) < 1e-6
+    assert right(perfect, wanted).all()
+    perfect[1][1, 3] = 90.0
+    assert right(perfect, wanted).tolist() == [[True, True], [True, False]]
+    assert read_loss(perfect, torch.full((2, 2), -1)) == 0
 
 
 def test_a_warm_start_takes_the_finished_weights(vd, model_folder, scenes, tmp_path):
-    stage = AutoencoderStage(vd.spec, scenes, tmp_path, RECIPE)
+    stage = AutoencoderStage(vd.spec, scenes, scenes, tmp_path, RECIPE)
     fresh = stage.modules["image_decoder"].conv_in.weight.clone()
     warm_start(stage, model_folder)
     taken = stage.modules["image_decoder"].conv_in.weight
     assert torch.equal(taken, vd.image_decoder.conv_in.weight)
     assert not torch.equal(taken, fresh)
-    assert taken.requires_grad
+    assert taken.requires_grad and stage.warm
+
+
+def test_a_warm_start_from_a_checkpoint_takes_what_it_has(vd, scenes, tmp_path):
+    stage = AutoencoderStage(vd.spec, scenes, scenes, tmp_path, RECIPE)
+    other = AutoencoderStage(vd.spec, scenes, scenes, tmp_path, replace(RECIPE, seed=1))
+    held = {k: v for k, v in other.modules.state_dict().items() if k.startswith("image_decoder")}
+    torch.save({"modules": held}, tmp_path / "stable.pt")
+    encoder = stage.modules["image_encoder"].quant_conv.weight.clone()
+    warm_start(stage, tmp_path / "stable.pt")
+    taken = stage.modules["image_decoder"].conv_in.weight
+    assert torch.equal(taken, other.modules["image_decoder"].conv_in.weight)
+    assert torch.equal(stage.modules["image_encoder"].quant_conv.weight, encoder)
+    torch.save({"modules": {}}, tmp_path / "empty.pt")
+    with pytest.raises(ValueError, match="holds nothing that autoencoder trains"):
+        warm_start(stage, tmp_path / "empty.pt")
 
 
 def test_the_record_lists_the_runs_that_made_the_weights(vd, scenes, tmp_path):
     def done(run: str, warm: bool, seconds: float) -> list[tuple[str, float]]:
-        stage = AutoencoderStage(vd.spec, scenes, tmp_path, RECIPE)
+        stage = AutoencoderStage(vd.spec, scenes, scenes, tmp_path, RECIPE)
         stage.run, stage.warm = run, warm
         record(stage, {"psnr": 1.0}, seconds)
         known = json.loads((tmp_path / "training.json").read_text())
@@ -218,43 +288,100 @@ def test_the_record_lists_the_runs_that_made_the_weights(vd, scenes, tmp_path):
     assert entry["data"] == {"scenes": len(scenes), "seed": 0}
 
 
-def test_flows_know_what_they_were_trained_on(encoders, scenes, tmp_path):
-    cache = build(encoders, scenes, len(scenes), tmp_path)
-    stages = [
+def test_flows_know_what_they_were_trained_on(encoders, samples, tmp_path):
+    cache = build(encoders, samples, tmp_path)
+    both = [
         FlowsStage(encoders, cache, cache, tmp_path, RECIPE, FlowOptions(dropout=d))
         for d in (0.1, 0.2)
     ]
-    first, second = (stage.identity() for stage in stages)
+    first, second = (stage.identity() for stage in both)
     assert first["data"] == second["data"] and first["options"] != second["options"]
-    assert set(first["data"]) == {"scenes", "seed", *ENCODERS}
+    assert set(first["data"]) == {"samples", *samples.identity(), *ENCODERS}
     json.dumps(first)
 
 
-def test_a_stage_of_two_runs_goes_on_from_its_own_weights(tmp_path, monkeypatch):
-    measured = {"psnr": 1.0, "latent_std": 1.0}
-    monkeypatch.setattr(AutoencoderStage, "measure", lambda stage: measured)
-    runs = (Recipe(steps=1, batch=1, lr=1e-3), Recipe(steps=2, batch=1, lr=1e-9, warmup=0))
-    monkeypatch.setitem(stages.RECIPES, "autoencoder", runs)
-    monkeypatch.setattr("training.vocabulary.CORPUS", 50)
-    out = tmp_path / "model"
-    arguments = ["autoencoder", "--runs", str(tmp_path), "--out", str(out), "--scenes", "64"]
-    assert main(arguments) == 0
+TINY = {
+    "autoencoder": (Recipe(steps=1, batch=1, lr=1e-3), Recipe(1, 1, 1e-9, warmup=0)),
+    "clip": (Recipe(steps=2, batch=3, lr=1e-3),),
+    "optimus": (Recipe(steps=2, batch=3, lr=1e-3),),
+    "flows": (Recipe(steps=2, batch=3, lr=1e-3),),
+}
 
+
+@pytest.fixture
+def quick(vd, tmp_path, monkeypatch):
+    """The whole command on a folder of nine pictures and the tiny model: (arguments, out)."""
+    path = write_folder(tmp_path / "pictures")
+    samples = folder(path, 64)[0]
+    spec, _ = worldly(vd, samples, tmp_path / "sizes")
+    monkeypatch.setattr("training.datasets.VD_EMOJI", replace(spec, name="own"))
+    monkeypatch.setattr("training.vocabulary.CORPUS", 50)
+    monkeypatch.setitem(recipes.PRESETS, "small", recipes.Preset(TINY))
+    out = tmp_path / "model"
+    return ["--data", str(path), "--runs", str(tmp_path / "runs"), "--out", str(out)], out
+
+
+def test_a_folder_of_captioned_pictures_becomes_a_model(quick, capsys):
+    arguments, out = quick
+    order = ("optimus", "autoencoder", "clip", "flows")
+    for stage in order:
+        assert main([stage, *arguments]) == 0, capsys.readouterr().err
     known = json.loads((out / "training.json").read_text())
+    assert [name for name in known if "," not in name] == list(order)
     assert {name: entry["recipe"]["steps"] for name, entry in known.items()} == {
+        "optimus": 2,
         "autoencoder, run 1": 1,
-        "autoencoder": 2,
+        "autoencoder": 1,
+        "clip": 2,
+        "flows": 2,
     }
-    assert [entry["samples"] for entry in known.values()] == [1, 1]
+    # finished: nothing is trained again, and nothing is refused
+    weights = {path: path.read_bytes() for path in out.glob("*.safetensors")}
+    assert len(weights) == 11
+    for stage in order:
+        assert main([stage, *arguments]) == 0, capsys.readouterr().err
+    assert weights == {path: path.read_bytes() for path in out.glob("*.safetensors")}
+    assert json.loads((out / "training.json").read_text()) == known
+    # both latent scales were settled, by stages that did not know of each other
+    spec = current_spec(out, None)
+    assert spec.image_vae.scale != 1 and spec.text_vae.scale != 1
+
+
+def test_a_stage_of_two_runs_goes_on_from_its_own_weights(quick, tmp_path):
+    arguments, _ = quick
+    assert main(["autoencoder", *arguments]) == 0
     first, second = (
         torch.load(folder / "autoencoder" / "checkpoint.pt", weights_only=True)
-        for folder in (tmp_path, tmp_path / "run-2")
+        for folder in (tmp_path / "runs", tmp_path / "runs" / "run-2")
     )
     name = "image_decoder.conv_in.weight"
-    assert (first["step"], second["step"]) == (1, 2)
     # a rate of nothing: what the second run holds is what the first one exported, in half precision
     averaged = first["ema"][list(first["modules"]).index(name)]
     assert torch.allclose(second["modules"][name], averaged.half().float(), atol=1e-6)
 
-    assert main(arguments) == 0  # finished: nothing is trained again
-    assert json.loads((out / "training.json").read_text()) == known
+
+def test_training_begins_from_a_model_with_its_sizes_and_its_tokenizers(quick, tmp_path, capsys):
+    arguments, out = quick
+    assert main(["autoencoder", *arguments]) == 0
+    other = tmp_path / "other"
+    again = [*arguments[:2], "--runs", str(tmp_path / "more"), "--out", str(other)]
+    assert main(["autoencoder", *again, "--init", str(out)]) == 0, capsys.readouterr().err
+    for path in sorted((out / "tokenizers").rglob("*.*")):
+        assert (other / path.relative_to(out)).read_bytes() == path.read_bytes()
+    a, b = (json.loads((f / "config.json").read_text()) for f in (out, other))
+    for config in (a, b):
+        config["image_vae"].pop("scale")
+    assert a == b
+
+
+def test_tokenizers_appear_whole_or_not_at_all(quick, monkeypatch):
+    arguments, out = quick
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.tokenizers._write_gpt2", stopped)
+        assert main(["optimus", *arguments]) == 130
+    assert not (out / "tokenizers").exists()
+    assert main(["optimus", *arguments]) == 0
