@@ -11,10 +11,12 @@ from numbers import Integral, Real
 from typing import Any
 
 
-def whole_number(name: str, value: Any, low: int = 1) -> int:
-    """Return `value` as an int; ValueError unless it is a whole number from `low` on."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-        raise ValueError(f"{name} is {value!r}: give a whole number from {low} on.")
+def whole_number(name: str, value: Any, low: int = 1, high: float = math.inf) -> int:
+    """Return `value` as an int; ValueError unless it is a whole number from `low` to `high`."""
+    good = isinstance(value, Integral) and not isinstance(value, bool)
+    if not (good and low <= value <= high):
+        until = "on" if high == math.inf else f"to {high}"
+        raise ValueError(f"{name} is {value!r}: give a whole number from {low} {until}.")
     return int(value)
 
 

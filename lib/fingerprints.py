@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from lib.model import VersatileDiffusion
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -24,6 +29,20 @@ def fingerprint(module: nn.Module) -> str:
         picked.append(flat[:: math.ceil(flat.numel() / 64) or 1].float())
     digest.update(torch.cat(picked).cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def model_digests(vd: VersatileDiffusion) -> dict[str, str]:
+    """What decides results besides weights: digests of the sizes, and of the tokenizers' files."""
+    config = json.dumps(vd.spec.to_dict(), sort_keys=True).encode()
+    digests = {"config": hashlib.sha256(config).hexdigest()[:12]}
+    folder = getattr(vd.tokenizers, "source", None)
+    if folder is not None:
+        digest = hashlib.sha256()
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
+        digests["tokenizers"] = digest.hexdigest()[:12]
+    return digests
 
 
 def tensor_digest(tensor: Tensor) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from analysis.modes.sampling import Job
+from analysis.modes.job import Job
 from analysis.results.outputs import OUT, Saved, finished, identity, read_record, save
 from lib.files import held_interrupts
 

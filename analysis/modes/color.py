@@ -6,10 +6,16 @@ it back, without touching what the variation shows.
 
 from __future__ import annotations
 
-from numbers import Real
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+from lib.checks import number
+
+if TYPE_CHECKING:
+    from analysis.modes.source import Source
 
 METHODS = ("mean_std", "histogram")
 
@@ -32,7 +38,9 @@ def match_color(
     Raises:
         ValueError: keep out of range, or an unknown method.
     """
-    check_color_match(keep, method)
+    number("color_match", keep, 0, 1)
+    if method not in METHODS:
+        raise ValueError(f"color_method is {method!r}: choose {' or '.join(METHODS)}.")
     match = match_mean_std if method == "mean_std" else match_histogram
     x, y = (np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (image, reference))
     out = keep * x + (1 - keep) * match(x, y)
@@ -80,12 +88,23 @@ def match_histogram(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return out
 
 
-def check_color_match(keep: float, method: str) -> None:
-    """ValueError unless both are allowed."""
-    if isinstance(keep, bool) or not isinstance(keep, Real) or not 0 <= keep <= 1:
+def matching(
+    source: Source, keep: float | None, method: str
+) -> Callable[[int, Image.Image], Image.Image] | None:
+    """What puts each input's colours on its results; None where nothing is to be matched.
+
+    Raises:
+        ValueError: there is only the inputs' context, which has no colours.
+    """
+    if keep is None:
+        return None
+    if source.items is None:
         raise ValueError(
-            f"color_match is {keep!r}: give the share of its own colours that a picture keeps, "
-            "0 (full match) to 1, or None for no match."
+            "color_match needs the pictures themselves: give them, too, not only their context."
         )
-    if method not in METHODS:
-        raise ValueError(f"color_method is {method!r}: choose {' or '.join(METHODS)}.")
+
+    def finish(j: int, image: Image.Image) -> Image.Image:
+        reference = source.items[0 if len(source.items) == 1 else j]
+        return match_color(image, reference.open(), keep, method)
+
+    return finish

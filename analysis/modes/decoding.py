@@ -13,7 +13,7 @@ longest that the model writes; `vd.tokenizers.gpt2_text` reads them. Tensors are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ def decode(
     noise: SampleNoise | None = None,
     temperature: float | None = None,
     finish: Finish | None = None,
+    shape: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """What a `Result` holds of these latents.
 
@@ -59,6 +60,7 @@ def decode(
         noise: what texts are drawn with; needed above temperature 0.
         temperature: of texts; None is the model's default.
         finish: what is done to 8-bit pictures at last; tensors then go through 8 bit, too.
+        shape: of one latent; None is the model's.
 
     Returns:
         "images", "texts" or "tensors", by the arguments' names of `Result`.
@@ -67,7 +69,7 @@ def decode(
         ValueError: an unknown output, or latents that do not fit the model.
     """
     check_output(output, finish is not None)
-    shape = vd.latent_shape(data)
+    shape = shape or vd.latent_shape(data)
     if tuple(latents.shape[1:]) != tuple(shape):
         raise ValueError(f"Latents have shape {tuple(latents.shape)}: give (B, *{tuple(shape)}).")
     if output == "latents":

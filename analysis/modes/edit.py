@@ -6,58 +6,79 @@ decodes that under a *target* text. Everything the texts do not tell apart stays
 `latent_edit` is looser: it says the picture in text latents, takes one thing out of them and puts
 another in, and makes a picture of what they say then and of the first one's style.
 
-    >>> save(edit(vd, "photo.png", "a red circle on white", "a blue circle on white"))
-    >>> save(latent_edit(vd, "photo.png", remove="red", add="blue", n=4, seed=20))
+>>> save(edit(vd, "photo.png", "a red circle on white", "a blue circle on white"))
+>>> save(latent_edit(vd, "photo.png", remove="red", add="blue", n=4, seed=20))
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from analysis.modes.masks import Mask, MaskFile
+from analysis.modes.mix import SCALE_IMAGE, SCALE_TEXT, both_scales, mixed_scale, used_scales
+from analysis.modes.options import Option, Real, Whole
+from analysis.modes.table import Input, mode
+from lib.lazy import Lazy
 
-from analysis.modes.applications import (
-    Options,
-    Sample,
-    Source,
-    application_job,
-    check_length,
-    paired,
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from analysis.modes.job import Job, Request, Tick
+    from analysis.modes.sampling import Conditions
+    from analysis.modes.source import Sample
+    from lib.model import Context, VersatileDiffusion
+    from lib.noise import SampleNoise
+    from lib.sampler import Eps, Step
+
+torch, functional = Lazy("torch"), Lazy("torch.nn.functional")
+jobs, sources, sampling, focusing, model, samplers = map(
+    Lazy,
+    (
+        "analysis.modes.job",
+        "analysis.modes.source",
+        "analysis.modes.sampling",
+        "analysis.modes.focus",
+        "lib.model",
+        "lib.sampler",
+    ),
 )
-from analysis.modes.flows import Pictures, Texts
-from analysis.modes.focus import bands_of, top_components
-from analysis.modes.masks import Mask
-from analysis.modes.mix import both_scales, kinds_at, mixed_scale, used_scales
-from analysis.modes.sampling import Conditions, Job, Tick, counted, denoise
-from analysis.results import Result
-from lib.checks import number, texts, whole_number
-from lib.model import Context, VersatileDiffusion
-from lib.noise import SampleNoise
-from lib.sampler import Eps, Step, ddim, ddim_inversion
 
-ENCODERS = ("image_encoder",)
 EDIT_SCALE = 1.0
 """Guidance of `edit`: it leads from source to target, and more than 1 leads beyond the target,
 where red becomes orange, then yellow."""
 
 
+@mode(
+    "edit",
+    makes="image",
+    summary="pictures changed in what two texts tell apart",
+    example='edit photo.png --source "a red circle on white" --target "a blue circle on white"',
+    without=("n", "sampler", "eta", "latents", "noise", "start"),
+)
 def edit(
     vd: VersatileDiffusion,
-    images: Pictures,
-    source: Texts,
-    target: Texts,
+    images: Any = Input("image", "pictures or their files", context=False),
+    source: Any = Input(
+        "text",
+        "what each shows (one for all will do); empty for a picture of which nothing is said",
+        default="",
+        flag="--source",
+    ),
+    target: Any = Input("text", "what it shall show", default=None, flag="--target"),
     *,
-    mask: Any = None,
-    feather: int = 0,
-    fidelity: float = 0.0,
-    iterations: int = 4,
-    progress: bool = True,
-    **options: Any,
-) -> Result:
+    mask: Mask | None = Option(
+        None, MaskFile(metavar="PATH"), "where to edit: white is edited; for all pictures"
+    ),
+    feather: int = Option(
+        0, Whole(0, 512), "latents on either side of the mask's edge over which both are blended"
+    ),
+    iterations: int = Option(
+        4, Whole(1, 100), "predictions a step of the inversion; more are more exact"
+    ),
+    request: Request,
+) -> Job:
     """Change what two texts tell apart in a picture, and keep the rest.
 
         x_T = inversion of E(picture) under eps(x, t, source)               (`lib.sampler`)
@@ -67,89 +88,48 @@ def edit(
     any scale, and the picture comes back as exactly as the inversion is exact. That error, of the
     picture decoded under the source against the picture, ||x - x'|| / ||x|| of latents, is in each
     record under "found". At scale 1, the default here, the target alone decodes; more goes beyond
-    what it says.
+    what it says. A negative prompt takes the place of the source in guidance.
 
     With a mask, the prediction outside is the one the inversion went by, which takes every latent
     outside back along its own way: at every step it is that of the picture.
 
-    Args:
-        vd: a model with the flow "t2i", and the image encoder.
-        images: pictures or their files.
-        source: what each shows (one for all will do); "" for a picture of which nothing is said.
-        target: what it shall show.
-        mask: of where to edit: a picture, file or tensor (H, W), white is edited; for all pictures.
-        feather: latents on either side of the mask's edge over which both are blended.
-        fidelity: 0 inverts all the way to noise; f > 0 only the first `int(S (1 - f))` steps, which
-            changes less; 1 returns the picture.
-        iterations: predictions a step of the inversion; more are more exact.
-        progress: show a bar; the predictions of the inversion are steps of it.
-        options: `analysis.modes.applications.Options`, without those of noise: nothing here is random,
-            so the sampler is "ddim" with eta 0, and n is 1. The scale is 1 if none is given. A
-            negative prompt takes the place of the source in guidance.
-
-    Returns:
-        Pictures, one an input.
-
-    Raises:
-        ValueError: bad input, before any compute.
+    `fidelity` 0 inverts all the way to noise; f > 0 only the first `int(S (1 - f))` steps, which
+    changes less; 1 returns the picture. Nothing in it is random.
     """
-    job = edit_job(
-        vd, images, source, target, mask, feather, fidelity, iterations, Options.of(options)
-    )
-    return job.result(progress)
-
-
-def edit_job(
-    vd: VersatileDiffusion,
-    images: Pictures,
-    source: Texts,
-    target: Texts,
-    mask: Any,
-    feather: int,
-    fidelity: float,
-    iterations: int,
-    options: Options,
-) -> Job:
-    """The samples of `edit`, checked and not yet made."""
-    whole_number("iterations", iterations)
-    whole_number("feather", feather, 0)
-    given = options.eta or options.n != 1 or options.latents is not None
-    if given or options.sampler != "ddim" or options.noise != "sample":
-        raise ValueError(
-            "edit inverts DDIM, and nothing in it is random: leave out sampler, eta, n, latents "
-            "and noise."
-        )
-    if options.seed is None:
-        options = replace(options, seed=0)  # that of file names: the same edit has the same record
-    shown = Source.of(vd, "image", images)
-    before = None if _blank(source) else Source.of(vd, "text", source)
-    after = Source.of(vd, "text", target)
-    count = paired(shown, before, after)
-    if shown.given is None:
+    settings = request.settings
+    if settings.seed is None:  # that of file names: the same edit has the same record
+        request = replace(request, settings=replace(settings, seed=0))
+    shown = sources.Source.of(vd, "image", images, fit=settings.fit)
+    if shown.items is None:
         raise ValueError("edit needs the pictures themselves: give them, not their context.")
-    where = None if mask is None else Mask.of(mask)
-    how = options.sampling(vd, EDIT_SCALE, fidelity)
+    before = None
+    if not sources.blank(source):
+        before = sources.Source.of(vd, "text", source)
+    after = sources.Source.of(vd, "text", target)
+    count = sources.paired(shown, before, after)
+    shape = vd.latent_shape("image", settings.height, settings.width)
+    origin = sources.Start(shown)
+    how = sampling.Sampling.of(settings, vd.spec.steps, EDIT_SCALE)
     timesteps = how.timesteps(vd.schedule)
 
     def condition(samples: list[Sample], tick: Tick = lambda: None) -> Conditions:
-        pictures = [shown.given[s.input if len(shown) > 1 else 0].open() for s in samples]
-        x_0 = vd.encode_image(pictures).float()
+        x_0 = origin.encode(vd, [sample.input for sample in samples], shape).float()
         if before is None:
             known = vd.null_context("text", "image", len(samples))
         else:
             known = before.context(samples)
-        eps = counted(vd.guided([(known, 1.0)], "image", 1.0), tick)
-        path = list(ddim_inversion(eps, x_0, vd.schedule, timesteps, iterations))
+        eps = sampling.counted(vd.guided([(known, 1.0)], "image", 1.0), tick)
+        path = list(samplers.ddim_inversion(eps, x_0, vd.schedule, timesteps, iterations))
         x_T = path[-1].x if path else x_0
         back = x_0
-        for step in ddim(eps, x_T, vd.schedule, timesteps):
+        for step in samplers.ddim(eps, x_T, vd.schedule, timesteps):
             back = step.x
         error = (back - x_0).flatten(1).norm(dim=1) / x_0.flatten(1).norm(dim=1)
-        return Conditions(
+        return sampling.Conditions(
             [(after.context(samples), 1.0)],
             [known],
             x_T,
-            None if where is None else _inside(where, feather, path),
+            None if mask is None else _inside(mask, feather, path),
             [{"inversion_error": round(float(e), 6)} for e in error],
         )
 
@@ -157,33 +137,22 @@ def edit_job(
         {
             **shown.describe(j),
             **after.describe(j),
-            "source": "" if before is None else _said(before.describe(j)),
+            "source": "" if before is None else next(iter(before.describe(j).values())),
         }
         for j in range(count)
     ]
-    settings = {"iterations": iterations, "feather": feather}
-    if where is not None:
-        settings["mask"] = where.described
-    return application_job(
+    return jobs.build(
         vd,
-        "edit",
         "image",
-        condition,
-        inputs,
-        options,
-        EDIT_SCALE,
-        kinds=["text"],
-        settings=settings,
-        fidelity=fidelity,
-        components=ENCODERS if before is not None else (*ENCODERS, "clip_text"),
+        [after],
+        request,
+        scale=EDIT_SCALE,
+        condition=condition,
+        inputs=inputs,
+        starts=False,
+        uses=("image_encoder",) if before is not None else ("image_encoder", "clip_text"),
         lead=len(timesteps) * (iterations + 1),  # there, and back under the source
     )
-
-
-def _said(described: dict[str, Any]) -> Any:
-    """A text, or what a record says of its precomputed context."""
-    (told,) = described.values()
-    return told
 
 
 def _inside(mask: Mask, feather: int, path: list[Step]) -> Callable[[Eps], Eps]:
@@ -200,19 +169,30 @@ def _inside(mask: Mask, feather: int, path: list[Step]) -> Callable[[Eps], Eps]:
     return around
 
 
+@mode(
+    "latent-edit",
+    makes="image",
+    summary="pictures with something taken out of what they say, and something put in",
+    example="latent-edit photo.png --remove red --add blue --n 4 --seed 20",
+)
 def latent_edit(
     vd: VersatileDiffusion,
-    images: Pictures | Context,
-    remove: str = "",
-    add: str = "",
+    images: Any = Input("image", "pictures, their files, or their context"),
+    remove: str = Input("text", "what to take out", many=False, default="", flag="--remove"),
+    add: str = Input("text", "what to put in", many=False, default="", flag="--add"),
     *,
-    strength: float = 0.67,
-    rank: int | None = None,
-    scale_text: float | None = None,
-    scale_image: float | None = None,
-    progress: bool = True,
-    **options: Any,
-) -> Result:
+    strength: float = Option(0.67, Real(metavar="S"), "of the text"),
+    rank: int | None = Option(
+        None,
+        Whole(1, 10_000),
+        "components of the picture's local tokens that are kept: few keep its style only; None: "
+        "the model's own, 10 for the released one, 1 for vd-mini",
+        recorded=False,
+    ),
+    scale_text: float | None = SCALE_TEXT,
+    scale_image: float | None = SCALE_IMAGE,
+    request: Request,
+) -> Job:
     """Take one thing out of what a picture says, and put another in.
 
         z    = text latent sampled from the picture (the flow i2t)
@@ -220,60 +200,26 @@ def latent_edit(
         out  = picture from the text context [tokens of the text of z', tokens of add] and the image
                context [local tokens, their `rank` largest components], mixed (s, 1 - s)
 
-    What the latents were read as before and after is in each record under "found".
-
-    Args:
-        vd: a model with the flows "i2t", "t2i" and "i2i", and the text encoder.
-        images: pictures or their files, or their precomputed context.
-        remove: what to take out; "" for nothing.
-        add: what to put in; "" for nothing (one of both is needed).
-        strength: s of the text, 0 to 1.
-        rank: components of the picture's local tokens that are kept: few keep its style only. None
-            takes the model's own (`analysis.modes.focus.bands_of`): 10 for the released one, 1 for
-            vd-mini.
-        scale_text, scale_image: guidance of each, mixed as in `analysis.modes.mix.dual_guided`; the text
-            latents are sampled with scale_image.
-        progress: show a bar.
-        options: `analysis.modes.applications.Options`; temperature is that of nothing here, the latents
-            are read as their most likely text.
-
-    Returns:
-        Pictures, inputs * n.
-
-    Raises:
-        ValueError: bad input, before any compute.
+    The text latents are sampled with `scale_image`, and read as their most likely text. What they
+    were read as before and after is in each record under "found".
     """
-    job = latent_edit_job(
-        vd, images, remove, add, strength, rank, (scale_text, scale_image), Options.of(options)
-    )
-    return job.result(progress)
-
-
-def latent_edit_job(
-    vd: VersatileDiffusion,
-    images: Pictures | Context,
-    remove: str,
-    add: str,
-    strength: float,
-    rank: int | None,
-    scales: tuple[float | None, float | None],
-    options: Options,
-) -> Job:
-    """The samples of `latent_edit`, checked and not yet made."""
-    s = number("strength", strength, high=1)
-    rank = bands_of(vd.spec.name).alone if rank is None else whole_number("rank", rank)
-    if _blank(remove) and _blank(add):
+    settings = request.settings
+    rank = focusing.bands_of(vd.spec.name).alone if rank is None else rank
+    if sources.blank(remove) and sources.blank(add):
         raise ValueError("There is nothing to remove or to add: give at least one of both.")
-    for name, text in (("text to remove", remove), ("text to add", add)):
-        if not _blank(text):
-            check_length(vd, texts([text], name))
-    shown = Source.of(vd, "image", images)
-    both = both_scales(vd, *scales, options.scale)
-    said = replace(options.sampling(vd, both[1]), scale=both[1])
+    for text in (remove, add):
+        if not sources.blank(text):
+            sources.Source.of(vd, "text", text)  # says what is wrong with it
+    shown = sources.Source.of(vd, "image", images, fit=settings.fit)
+    both = both_scales(vd, scale_text, scale_image, settings.scale)
+    said = replace(
+        sampling.Sampling.of(settings, vd.spec.steps, both[1]), scale=both[1], fidelity=0.0
+    )
 
     def say(context: Context, noise: SampleNoise) -> Tensor:
         """Text latents from pictures."""
-        for step in denoise(vd, "text", ([(context, 1.0)], None), noise, said):
+        conditions = sampling.Conditions([(context, 1.0)])
+        for step in sampling.denoise(vd, "text", conditions, noise, said):
             z = step.x
         return z
 
@@ -283,42 +229,42 @@ def latent_edit_job(
     def condition(samples: list[Sample]) -> Conditions:
         context = shown.context(samples)
         began = samples[0].seed - samples[0].row
-        whole = range(began, began + options.n)
+        whole = range(began, began + settings.n)
         z = say(context, said.draws([sample.seed for sample in samples], whole, vd.device))
-        edited = without(z, None if _blank(remove) else vd.encode_text([remove]))
-        if not _blank(add):
+        edited = without(z, None if sources.blank(remove) else vd.encode_text([remove]))
+        if not sources.blank(add):
             edited = edited + vd.encode_text([add]).to(z)
         before, captions = read(z), read(edited)
-        mix: list[tuple[Context, float]] = []
-        if s > 0:
+        mix = []
+        if strength > 0:
             tokens = vd.text_context([_fitting(vd, caption) for caption in captions]).tokens
-            if not _blank(add):
+            if not sources.blank(add):
                 tokens = torch.cat([tokens, vd.text_context([add]).repeat(len(z)).tokens], dim=1)
-            mix.append((Context("text", tokens), s))
-        if s < 1:
-            local = top_components(context.tokens[:, 1:], rank)
-            mix.append((Context("image", local), 1 - s))
-        found = [{"caption": a, "edited_caption": b} for a, b in zip(before, captions, strict=True)]
-        return Conditions(mix, found=found)
+            mix.append((model.Context("text", tokens), strength))
+        if strength < 1:
+            local = focusing.top_components(context.tokens[:, 1:], rank)
+            mix.append((model.Context("image", local), 1 - strength))
+        notes = [{"caption": a, "edited_caption": b} for a, b in zip(before, captions, strict=True)]
+        return sampling.Conditions(mix, notes=notes)
 
-    return application_job(
+    text = ("clip_text", "text_context") if strength > 0 else ()
+    used = used_scales(strength, both)
+    return jobs.build(
         vd,
-        "latent-edit",
         "image",
-        condition,
-        [shown.describe(j) for j in range(len(shown))],
-        options,
-        mixed_scale(s, both),
-        kinds=kinds_at(s),
-        settings={
+        [shown],
+        request,
+        scale=mixed_scale(strength, both),
+        condition=condition,
+        record={
             "remove": remove,
             "add": add,
-            "strength": s,
             "rank": rank,
-            **used_scales(s, both),
+            **used,
             "scale_image": both[1],  # of the text latents, at any strength
         },
-        components=("text_data", "image_context", "text_decoder", "text_encoder", "clip_vision"),
+        start=shown if shown.items is not None else None,
+        uses=("text_data", "text_decoder", "text_encoder", "clip_vision", *text),
     )
 
 
@@ -326,7 +272,7 @@ def without(z: Tensor, direction: Tensor | None) -> Tensor:
     """`z - (z . u) u`, u the unit vector of `direction` (1, D): what is left across it."""
     if direction is None:
         return z
-    u = normalize(direction.to(z), dim=-1)
+    u = functional.normalize(direction.to(z), dim=-1)
     return z - (z * u).sum(dim=-1, keepdim=True) * u
 
 
@@ -335,12 +281,8 @@ def _fitting(vd: VersatileDiffusion, text: str) -> str:
     words = text.split()
     while words:
         try:
-            check_length(vd, [" ".join(words)])
+            sources.check_prompts(vd, [" ".join(words)])
             break
         except ValueError:
             words.pop()
     return " ".join(words)
-
-
-def _blank(text: Any) -> bool:
-    return text is None or (isinstance(text, str) and not text.strip())

@@ -1,204 +1,164 @@
-"""One job for the four flows: what a flow's name, inputs and settings mean for `analysis.modes.sampling`.
+"""The four flows: pictures and texts from pictures and texts.
 
-`analysis.modes.generate` has a documented function for each flow; all of them come here.
+|  | from text | from picture |
+|---|---|---|
+| **picture** | `text_to_image` | `image_variation` |
+| **text** | `text_variation` | `image_to_text` |
+
+All four are one job with another data column and context column. Common to all modes:
+
+- *Inputs*: one or a list. `n` samples of each; results are ordered by input, then sample.
+- *Seeds*: sample k of input j has the seed `seed + j * n + k`, and is the same alone, in any batch,
+  on any device, up to the rounding of floating-point sums. `seed=None` draws one and records it.
+- *Contexts* computed elsewhere take the place of encoding the inputs: a `Context`, a tensor, an
+  array, or files of them (`analysis.modes.tensors`).
+- *Nulls*: without a negative prompt, texts are guided away from CLIP(""). Pictures' contexts are
+  guided away from zeros where pictures are made, as the released code does, and from CLIP of a
+  black picture where texts are. `null="black"` and "grey" are what other programs take: diffusers'
+  picture pipelines encode a picture of small numbers (nearly black), brain-decoding scripts a grey
+  one.
+- *Starts*: with `fidelity` f > 0 denoising does not start from noise but from the latent of
+  `start`, noised to the first of the last `int(S (1 - f))` timesteps. At 1 that is the start
+  itself, as the VAE decodes it.
+- *Memory* is bounded by `batch_size` samples. Many samples are safer made by
+  `analysis.modes.batch.make`, which saves every batch and goes on where it was interrupted.
+
+>>> vd = load("vd-mini")
+>>> result = text_to_image(vd, "a large red circle on a white background", n=4, seed=20)
+>>> save(result)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-from torch import Tensor
+from analysis.modes.options import Choice, Numbers, Option, Real
+from analysis.modes.table import Input, mode
+from lib.lazy import Lazy
 
-from analysis.modes.color import check_color_match, match_color
-from analysis.modes.inputs import check_context
-from analysis.modes.sampling import Condition, Job, Sampling, tensor_digest
-from data.pictures import Picture, pictures
-from lib.checks import number, texts, whole_number
-from lib.config import COMPONENTS, FLOWS, components_for
-from lib.model import Context, VersatileDiffusion
+if TYPE_CHECKING:
+    from analysis.modes.job import Job, Request
+    from lib.model import VersatileDiffusion
 
-Texts = str | Sequence[str]
-Pictures = str | Path | Image.Image | Sequence[str | Path | Image.Image] | Tensor
+jobs, sources, color = map(
+    Lazy, ("analysis.modes.job", "analysis.modes.source", "analysis.modes.color")
+)
+
+CONTEXT = Option(
+    None,
+    Numbers(),
+    "precomputed context, (inputs, tokens, width), instead of encoding the inputs",
+    recorded=False,
+)
+COLOR_MATCH = Option(
+    None,
+    Real(metavar="KEEP"),
+    "put the input's colours on the result, which keeps this share of its own",
+)
+COLOR_METHOD = Option(
+    "mean_std", Choice(words=("mean_std", "histogram")), "how colours are matched"
+)
 
 
-def flow_job(
+@mode(
+    "t2i",
+    makes="image",
+    summary="pictures from texts",
+    example='t2i "a large red circle above a small blue square" --n 4 --seed 20',
+)
+def text_to_image(
     vd: VersatileDiffusion,
-    flow: str,
-    inputs: Texts | Pictures | None = None,
+    texts: Any = Input("text", "prompts", default=None),
     *,
-    n: int = 1,
-    seed: int | None = None,
-    steps: int | None = None,
-    scale: float | None = None,
-    fidelity: float = 0.0,
-    color_match: float | None = None,
-    color_method: str = "mean_std",
-    temperature: float | None = None,
-    negative_prompt: str | None = None,
-    sampler: str = "ddim",
-    eta: float = 0.0,
-    interval: tuple[float, float] | None = None,
-    context: Context | None = None,
-    latents: Tensor | None = None,
-    noise: str = "sample",
-    output: str = "pil",
-    batch_size: int | None = None,
+    context: Any = CONTEXT,
+    request: Request,
 ) -> Job:
-    """A flow's samples, checked and not yet made: to be made batch by batch, or only some.
+    """Pictures from texts.
 
-    Args:
-        vd: a model with the flow.
-        flow: one of `lib.config.FLOWS`.
-        inputs: texts or pictures; the rest as in the flow's function.
-
-    Raises:
-        ValueError: bad input, before any compute.
-
-    Example:
-        >>> for part in flow_job(vd, "t2i", prompts, n=100, seed=0).run():
-        ...     save(part)                                # what is finished is safe at any moment
+    The text's CLIP tokens condition the image data column (Xu et al. 2022, section 3.2).
     """
-    if flow not in FLOWS:
-        raise ValueError(f"There is no flow {flow!r}: choose from {', '.join(FLOWS)}.")
-    data, kind = FLOWS[flow]
-    n = whole_number("n", n)
-    if steps is None:
-        steps = vd.spec.steps
-    if scale is None:
-        scale = vd.spec.scale_text if kind == "text" else vd.spec.scale_image
-    how = Sampling(steps, scale, sampler, eta, fidelity, interval, noise)
-    negative = negative_prompt
-    if isinstance(negative, str) and not negative.strip():
-        negative = None
-    given = _given(vd, kind, inputs, context, negative)
-    count = len(context if given is None else given)
-    if fidelity and data != kind:
-        raise ValueError(
-            f"fidelity is for variations (i2i, t2t); {flow} has nothing to start from."
-        )
-    if given is None and (fidelity or color_match is not None):
-        raise ValueError(
-            f"fidelity and color_match need the {'texts' if kind == 'text' else 'pictures'} "
-            "themselves: give them, too, not only their context."
-        )
-
-    settings: dict[str, Any] = {"negative_prompt": negative}
-    finish = None
-    if color_match is not None:
-        check_color_match(color_match, color_method)
-    if flow == "i2i":
-        settings["color_match"] = None if color_match is None else float(color_match)
-        if color_match is not None:
-            settings["color_method"] = color_method
-
-            def finish(k: int, image: Image.Image) -> Image.Image:
-                return match_color(image, given[k // n].open(), color_match, color_method)
-
-    if data == "text":
-        default = vd.spec.text_vae.temperature
-        settings["temperature"] = number(
-            "temperature", default if temperature is None else temperature
-        )
-
-    def encode(inputs: list[Any]) -> Tensor:
-        if data == "text":
-            return vd.encode_text(inputs)
-        return vd.encode_image([picture.open() for picture in inputs])
-
-    return Job(
-        vd=vd,
-        mode=flow,
-        data=data,
-        how=how,
-        seeds=how.seeds(seed, count, n),
-        condition=_condition(vd, kind, given, context, negative, n),
-        samples=[_describe(given, context, j) for j in range(count) for _ in range(n)],
-        settings=settings,
-        batch_size=batch_size,
-        start=(lambda samples: _each(encode, given, samples, n)) if how.fidelity > 0 else None,
-        finish=finish,
-        latents=latents,
-        temperature=settings.get("temperature"),
-        components=_components(flow, how, context, negative),
-        output=output,
-    )
+    return _flow(vd, "image", "text", texts, context, request)
 
 
-def _given(
-    vd: VersatileDiffusion, kind: str, inputs: Any, context: Context | None, negative: str | None
-) -> list[str] | list[Picture] | None:
-    """The inputs, checked; None if there is only their context."""
-    given = None
-    if inputs is not None or context is None:
-        if kind == "text":
-            given = texts(inputs if inputs is not None else [], "prompt")
-        else:
-            given = pictures(inputs if inputs is not None else [])
-    if context is not None:
-        check_context(vd, context, kind, None if given is None else len(given))
-    prompts = [*(given or [])] if kind == "text" and context is None else []
-    prompts += [] if negative is None else texts([negative], "negative prompt")
-    if prompts and vd.tokenizers is not None:
-        vd.tokenizers.clip_ids(prompts)  # says which one is too long, before any compute
-    return given
-
-
-def _condition(
+@mode(
+    "i2i",
+    makes="image",
+    summary="variations of pictures",
+    example="i2i photo.png folder/ --n 2 --fidelity 0.3 --seed 20",
+)
+def image_variation(
     vd: VersatileDiffusion,
+    images: Any = Input("image", "pictures or their files", default=None),
+    *,
+    context: Any = CONTEXT,
+    color_match: float | None = COLOR_MATCH,
+    color_method: str = COLOR_METHOD,
+    request: Request,
+) -> Job:
+    """Other pictures with the same content.
+
+    The picture's CLIP tokens condition the image data column. With `context`, the pictures serve
+    `fidelity` and `color_match` alone.
+    """
+    return _flow(vd, "image", "image", images, context, request, (color_match, color_method))
+
+
+@mode(
+    "i2t",
+    makes="text",
+    summary="texts that say what pictures show",
+    example="i2t photo.png --n 3 --seed 20",
+)
+def image_to_text(
+    vd: VersatileDiffusion,
+    images: Any = Input("image", "pictures or their files", default=None),
+    *,
+    context: Any = CONTEXT,
+    request: Request,
+) -> Job:
+    """Texts that say what pictures show.
+
+    The picture's CLIP tokens condition the text data column; the latent is read by Optimus.
+    """
+    return _flow(vd, "text", "image", images, context, request)
+
+
+@mode(
+    "t2t",
+    makes="text",
+    summary="variations of texts",
+    example='t2t "a small green star on a gray background" --n 3 --seed 20',
+)
+def text_variation(
+    vd: VersatileDiffusion,
+    texts: Any = Input("text", "what to vary", default=None),
+    *,
+    context: Any = CONTEXT,
+    request: Request,
+) -> Job:
+    """Other texts with the same content.
+
+    The text's CLIP tokens condition the text data column; the latent is read by Optimus.
+    """
+    return _flow(vd, "text", "text", texts, context, request)
+
+
+def _flow(
+    vd: VersatileDiffusion,
+    data: str,
     kind: str,
-    given: list[Any] | None,
-    context: Context | None,
-    negative: str | None,
-    n: int,
-) -> Condition:
-    def encode(inputs: list[Any]) -> Tensor:
-        if kind == "text":
-            return vd.text_context(inputs).tokens
-        return vd.image_context([picture.open() for picture in inputs]).tokens
-
-    def condition(samples: Sequence[int]) -> tuple[list[tuple[Context, float]], Any]:
-        if context is None:
-            tokens = _each(encode, given, samples, n)
-        else:
-            tokens = context.tokens[[k // n for k in samples]]
-        against = negative and [vd.text_context([negative]).repeat(len(samples))]
-        return [(Context(kind, tokens), 1.0)], against
-
-    return condition
-
-
-def _each(
-    encode: Callable[[list[Any]], Tensor], given: list[Any], samples: Sequence[int], n: int
-) -> Tensor:
-    """What `encode` makes of each sample's input; an input of several samples is encoded once."""
-    inputs = sorted({k // n for k in samples})
-    encoded = encode([given[j] for j in inputs])
-    return encoded[[inputs.index(k // n) for k in samples]]
-
-
-def _describe(given: list[Any] | None, context: Context | None, j: int) -> dict[str, Any]:
-    """What a record says of input j."""
-    described: dict[str, Any] = {}
-    if given is not None:
-        text = isinstance(given[j], str)
-        described = {"prompt": given[j]} if text else {"input": given[j].describe()}
-    if context is not None:
-        digest = tensor_digest(context.tokens[j])
-        described["context"] = {"kind": context.kind, "sha256": digest}
-    return described
-
-
-def _components(
-    flow: str, how: Sampling, context: Context | None, negative: str | None
-) -> list[str]:
-    """What the flow reads of the model, with these inputs."""
-    names = set(components_for([flow], encoders=how.fidelity > 0))
-    null_is_zeros = flow == "i2i"
-    if context is not None and (null_is_zeros or negative is not None or how.scale == 1):
-        names -= {"clip_text", "clip_vision"}  # nothing to encode, nor a null context
-    if negative is not None:
-        names |= {"clip_text", "text_context"}
-    return [name for name in COMPONENTS if name in names]
+    inputs: Any,
+    context: Any,
+    request: Request,
+    match: tuple[float | None, str] = (None, "mean_std"),
+) -> Job:
+    items = sources.Source.of(vd, kind, inputs, context, request.settings.fit)
+    return jobs.build(
+        vd,
+        data,
+        [items],
+        request,
+        scale=vd.spec.scale_text if kind == "text" else vd.spec.scale_image,
+        start=items if data == kind and items.items is not None else None,
+        finish=color.matching(items, *match),
+    )

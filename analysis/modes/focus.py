@@ -8,15 +8,35 @@ semantic-style axis without any training (Xu et al. 2022, section 4.3).
 How few is a matter of the encoder, so it is a setting (`Bands`): the released code's numbers fit
 257 tokens of ViT-L/14 on photographs; a drawn scene of `vd-mini` has nearly all of its variance in
 five components, and its style in one.
+
+>>> save(focus(vd, "photo.png", levels=[0, 0.25, 0.5, 0.75, 1], seed=20))
+>>> save(focus(vd, "photo.png", levels=[-2, -1, 0, 1, 2], scheme="first_release", seed=20))
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from analysis.modes.flows import COLOR_MATCH, COLOR_METHOD, CONTEXT
+from analysis.modes.options import Choice, Kind, Option, Real, Several
+from analysis.modes.table import Input, mode
+from lib.lazy import Lazy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from analysis.modes.job import Job, Request
+    from analysis.modes.source import Sample
+    from lib.model import Mix, VersatileDiffusion
+
+torch = Lazy("torch")
+jobs, sources, color, model = map(
+    Lazy, ("analysis.modes.job", "analysis.modes.source", "analysis.modes.color", "lib.model")
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +47,7 @@ class Bands:
         content: that many of the first fade on the way to content.
         style: that many of the first stay whole on the way to style.
         rank: those from `style` to here fade on that way; what lies beyond goes.
-        alone: that many are the style where a text says the content (`analysis.modes.edit.latent_edit`).
+        alone: that many are the style where a text says the content (`latent_edit`).
     """
 
     content: int = 2
@@ -55,7 +75,112 @@ FIRST_RELEASE = {-2: "drop 2", -1: "drop 1", 0: "as it is", 1: "keep 10", 2: "ke
 """Levels of the first release, and what each does to the components of a rank-50 PCA."""
 
 
-def focus(tokens: Tensor, level: float, bands: Bands = RELEASED) -> Tensor:
+@dataclass(frozen=True)
+class BandsKind(Kind):
+    """An option that is `Bands`; in the shell four numbers."""
+
+    def check(self, name: str, value: Any) -> Bands:
+        """The bands."""
+        if isinstance(value, Bands):
+            return value
+        if isinstance(value, (list, tuple)) and len(value) == 4:
+            return Bands(*map(int, value))
+        raise ValueError(f"{name} is {value!r}: give Bands(content, style, rank, alone).")
+
+    def record(self, value: Bands) -> dict[str, int]:
+        """As a dict."""
+        return asdict(value)
+
+
+@mode(
+    "focus",
+    makes="image",
+    summary="variations of pictures that keep their content, or their style",
+    example="focus photo.png --level 0 0.25 0.5 0.75 1 --seed 20 --sheet",
+)
+def focus(
+    vd: VersatileDiffusion,
+    images: Any = Input("image", "pictures, their files, or their context", default=None),
+    *,
+    levels: list[float] = Option(
+        [0.0, 0.25, 0.5, 0.75, 1.0],
+        Several(Real(-2, 2), metavar="L"),
+        "0 (content) to 1 (style), 0.5 is neutral; several make a strip; those of the scheme "
+        "first_release are the whole numbers from -2 (content) to 2 (style)",
+        recorded=False,
+        flags=("--level", "--levels"),
+    ),
+    scheme: str = Option(
+        "focus",
+        Choice(words=("focus", "first_release")),
+        "which slider: today's, or the five levels of the first release",
+    ),
+    bands: Bands | None = Option(
+        None,
+        BandsKind(metavar="K", nargs=4),
+        "principal components that fade (content, style, rank, alone); None: the model's own",
+        recorded=False,
+    ),
+    context: Any = CONTEXT,
+    color_match: float | None = COLOR_MATCH,
+    color_method: str = COLOR_METHOD,
+    request: Request,
+) -> Job:
+    """Variations of pictures, along a slider from content to style.
+
+    Each sample's tokens are decomposed by themselves (`focus_tokens`), so a sample is the same
+    alone and in any batch. Null contexts of zeros stay as they are at every level. Towards content
+    the colours drift, too; a colour match puts the input's back. Results are ordered by input,
+    sample, level.
+    """
+    bands = bands_of(vd.spec.name) if bands is None else bands
+    turn = _turning(levels, scheme, bands)
+    shown = sources.Source.of(vd, "image", images, context, request.settings.fit)
+
+    def condition(samples: list[Sample]) -> Mix:
+        plain = shown.context(samples).tokens
+        tokens = [turn(plain[k : k + 1], levels[s.value]) for k, s in enumerate(samples)]
+        return [(model.Context("image", torch.cat(tokens)), 1.0)]
+
+    return jobs.build(
+        vd,
+        "image",
+        [shown],
+        request,
+        scale=vd.spec.scale_image,
+        condition=condition,
+        strip=jobs.Strip("level", levels),
+        record={"bands": asdict(bands)} if scheme == "focus" else {},
+        start=shown if shown.items is not None else None,
+        finish=color.matching(shown, color_match, color_method),
+    )
+
+
+def _turning(levels: list[float], scheme: str, bands: Bands) -> Callable[[Tensor, float], Tensor]:
+    """What turns a whole context (B, 1 + N, D) to a level.
+
+    Raises:
+        ValueError: a level that the scheme does not have.
+    """
+    low, high = (0, 1) if scheme == "focus" else (min(FIRST_RELEASE), max(FIRST_RELEASE))
+    for level in levels:
+        if not low <= level <= high or (scheme != "focus" and level != int(level)):
+            whole = "" if scheme == "focus" else "whole "
+            raise ValueError(
+                f"level is {level:g}: the scheme {scheme!r} has the {whole}numbers from {low} to "
+                f"{high}."
+            )
+    if scheme == "focus":
+        return partial(focus_context, bands=bands)
+
+    def turn(tokens: Tensor, level: float) -> Tensor:
+        local = focus_first_release(tokens[:, 1:], int(level))
+        return torch.cat([tokens[:, :1], local], dim=1)
+
+    return turn
+
+
+def focus_tokens(tokens: Tensor, level: float, bands: Bands = RELEASED) -> Tensor:
     """Turn local tokens towards semantics (level 0) or style (1); 0.5 leaves them as they are.
 
     After removing each token's mean over channels, `X = U diag(s) V^T + R` with the `rank` largest
@@ -137,8 +262,8 @@ def top_components(tokens: Tensor, rank: int) -> Tensor:
 
 
 def focus_context(tokens: Tensor, level: float, bands: Bands = RELEASED) -> Tensor:
-    """`focus` on a whole image context (B, 1 + N, D): the class token stays as it is."""
-    return torch.cat([tokens[:, :1], focus(tokens[:, 1:], level, bands)], dim=1)
+    """`focus_tokens` on a whole image context (B, 1 + N, D): the class token stays as it is."""
+    return torch.cat([tokens[:, :1], focus_tokens(tokens[:, 1:], level, bands)], dim=1)
 
 
 def _check(tokens: Tensor) -> None:

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from analysis.modes.decoding import check_output, decode
-from analysis.modes.sampling import default_batch
-from analysis.modes.settings import Sampling
+from analysis.modes.job import default_batch
+from analysis.modes.sampling import Sampling
 from analysis.results.result import Result, joined
 from lib.fingerprints import fingerprint
 from lib.model import VersatileDiffusion
 from lib.noise import SampleNoise
 from lib.sampler import SAMPLERS
 
-_FROM_RECORD = ("steps", "scale", "sampler", "eta", "fidelity", "interval", "noise")
+_FROM_RECORD = ("steps", "scale", "sampler", "eta", "fidelity", "interval", "noise", "spacing")
 
 
 def decoded(vd: VersatileDiffusion, result: Result, output: str = "pil") -> Result:
@@ -86,7 +86,7 @@ def _after_sampling(vd: VersatileDiffusion, records: Sequence[dict[str, Any]]) -
     Sampling is repeated without the model: what is drawn does not depend on what is predicted.
     """
     first = records[0]
-    how = Sampling(**{key: first[key] for key in _FROM_RECORD})
+    how = Sampling(**{key: first[key] for key in _FROM_RECORD if key in first})
     whole = range(first.get("noise_batch", 0))
     whole = [first.get("noise_seed", 0) + row for row in whole]
     noise = how.draws([record["seed"] for record in records], whole, vd.device)

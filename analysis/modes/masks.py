@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
+from analysis.modes.options import Kind
+from lib.lazy import Lazy
 
-from analysis.modes.sampling import tensor_digest
-from data.pictures import Picture
-from lib.images import to_tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+torch, functional, pictures, fingerprints = map(
+    Lazy, ("torch", "torch.nn.functional", "data.pictures", "lib.fingerprints")
+)
 
 
 @dataclass(frozen=True)
@@ -29,32 +29,27 @@ class Mask:
     described: dict[str, Any]
 
     @classmethod
-    def of(cls, given: str | Path | Image.Image | Tensor) -> Mask:
-        """A picture (its brightness counts) or its file, or a tensor (H, W) or (1, H, W).
+    def of(cls, value: Any) -> Mask:
+        """A picture (brightness times coverage counts) or its file; a tensor or array (H, W).
 
         Raises:
-            ValueError: neither picture nor tensor, another shape, or values outside of [0, 1].
+            ValueError: neither, another shape, or values outside of [0, 1].
         """
-        if isinstance(given, Tensor):
-            weights = given.detach().float().cpu()
+        if hasattr(value, "ndim"):
+            weights = torch.as_tensor(value).detach().float().cpu()
             if weights.ndim not in (2, 3) or weights.numel() == 0 or weights.shape[:-2].numel() > 1:
                 raise ValueError(
-                    f"The mask has shape {tuple(given.shape)}: give (height, width), or a picture."
+                    f"The mask has shape {tuple(weights.shape)}: give (height, width), or a "
+                    "picture."
                 )
             if not (weights.min() >= 0 and weights.max() <= 1):  # also false for NaN
                 raise ValueError(
                     "The mask has values outside of [0, 1]: give 1 for what is in, 0 for the rest."
                 )
             weights = weights.reshape(1, 1, *weights.shape[-2:])
-            return cls(weights, {"mask_sha256": tensor_digest(weights)})
-        if not isinstance(given, (str, Path, Image.Image, Picture)):
-            raise ValueError(
-                f"A mask is of type {type(given).__name__}: give a PIL picture, a file's path, or "
-                "a tensor (height, width)."
-            )
-        picture = Picture.of(given)
-        grey = picture.open().convert("L").convert("RGB")
-        return cls(to_tensor([grey])[:, :1], picture.describe())
+            return cls(weights, {"mask_sha256": fingerprints.tensor_digest(weights)})
+        picture = pictures.Picture.of(value)
+        return cls(pictures.open_mask(value)[None, None], picture.describe())
 
     def at(self, height: int, width: int, feather: int = 0) -> Tensor:
         """The mask in another resolution, (1, 1, height, width); places it cuts are in by share.
@@ -64,10 +59,25 @@ class Mask:
             feather: edges are blurred over so many places on either side.
         """
         if self.weights.shape[-2] >= height and self.weights.shape[-1] >= width:
-            small = F.adaptive_avg_pool2d(self.weights, (height, width))
+            small = functional.adaptive_avg_pool2d(self.weights, (height, width))
         else:
-            small = F.interpolate(self.weights, (height, width), mode="bilinear")
+            small = functional.interpolate(self.weights, (height, width), mode="bilinear")
         if feather:
             side = 2 * feather + 1
-            small = F.avg_pool2d(small, side, 1, feather, count_include_pad=False)
+            small = functional.avg_pool2d(small, side, 1, feather, count_include_pad=False)
         return torch.clamp(small, 0, 1)
+
+
+@dataclass(frozen=True)
+class MaskFile(Kind):
+    """An option that is a mask, or a list of masks, None or "-" standing for none."""
+
+    def check(self, name: str, value: Any) -> Any:
+        """A `Mask`, or a list of them."""
+        if isinstance(value, (list, tuple)):
+            return [None if one is None or one == "-" else Mask.of(one) for one in value]
+        return Mask.of(value)
+
+    def record(self, value: Any) -> Any:
+        """What was masked with."""
+        return value.described

@@ -3,149 +3,185 @@
 The two contexts are mixed at every context layer (`lib.unet.mix`) with weights s for the text and
 1 - s for the picture; s, the *strength* of the text, also mixes their guidance scales.
 
-    >>> save(dual_guided(vd, "photo.png", "a striped picture", strength=[0, 0.3, 0.6, 1], seed=20))
-    >>> save(describe(vd, "photo.png", "a small green star", strength=0.5, seed=20))
-    >>> save(blend(vd, ["a.png", "b.png"], weights=[1, 0.5], masks=[None, "mask.png"], seed=20))
+>>> save(dual_guided(vd, "photo.png", "a striped picture", strength=[0, 0.3, 0.6, 1], seed=20))
+>>> save(describe(vd, "photo.png", "a small green star", strength=0.5, seed=20))
+>>> save(blend(vd, ["a.png", "b.png"], weights=[1, 0.5], masks=[None, "mask.png"], seed=20))
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from analysis.modes.masks import MaskFile
+from analysis.modes.options import Numbers, Option, Real, Several
+from analysis.modes.table import Input, mode
+from lib.lazy import Lazy
 
-from analysis.modes.applications import (
-    Options,
-    Sample,
-    Source,
-    application_job,
-    paired,
-    values_of,
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from analysis.modes.job import Job, Request
+    from analysis.modes.source import Source
+    from lib.model import Mix, VersatileDiffusion
+
+torch = Lazy("torch")
+jobs, sources, focusing, model, pictures = map(
+    Lazy,
+    (
+        "analysis.modes.job",
+        "analysis.modes.source",
+        "analysis.modes.focus",
+        "lib.model",
+        "data.pictures",
+    ),
 )
-from analysis.modes.flows import Pictures, Texts
-from analysis.modes.focus import bands_of, focus_context
-from analysis.modes.masks import Mask
-from analysis.modes.sampling import Job
-from analysis.modes.series import Series, along
-from analysis.results import Result
-from data.pictures import pictures
-from lib.checks import number
-from lib.model import Context, Mix, VersatileDiffusion
+
+STRENGTH = Option(
+    [0.5],
+    Several(Real(), metavar="S"),
+    "of the text, 0 (pictures only) to 1 (text only); several make a strip",
+    recorded=False,
+)
+SCALE_TEXT = Option(None, Real(0, 100), "guidance of the text; None: the model's", recorded=False)
+SCALE_IMAGE = Option(
+    None, Real(0, 100), "guidance of the pictures; None: the model's", recorded=False
+)
+IMAGE_CONTEXT = Option(
+    None, Numbers(), "precomputed, instead of encoding the pictures", recorded=False
+)
+TEXT_CONTEXT = Option(None, Numbers(), "precomputed, instead of encoding the text", recorded=False)
 
 
+@mode(
+    "dual",
+    makes="image",
+    summary="pictures from pictures and a text together",
+    example='dual photo.png --text "a striped picture" --strength 0 0.3 0.6 1 --seed 20 --sheet',
+)
 def dual_guided(
     vd: VersatileDiffusion,
-    images: Pictures | Context,
-    texts: Texts | Context | None,
+    images: Any = Input("image", "pictures, their files, or their context", default=None),
+    texts: Any = Input(
+        "text",
+        "one for each picture, or one for all (or one picture for all texts), or their context; "
+        "an empty one leaves the picture alone, as strength 0 does",
+        default=None,
+        flag="--text",
+    ),
     *,
-    strength: float | list[float] = 0.5,
-    scale_text: float | None = None,
-    scale_image: float | None = None,
-    progress: bool = True,
-    **options: Any,
-) -> Result:
+    strength: list[float] = STRENGTH,
+    scale_text: float | None = SCALE_TEXT,
+    scale_image: float | None = SCALE_IMAGE,
+    image_context: Any = IMAGE_CONTEXT,
+    text_context: Any = TEXT_CONTEXT,
+    request: Request,
+) -> Job:
     """Pictures from a picture and a text.
 
     `h = s layer_text(h, c_text) + (1 - s) layer_image(h, c_image)` at every context layer, guided
-    with the scale `s scale_text + (1 - s) scale_image`.
-
-    Args:
-        vd: a model with the flows "t2i" and "i2i".
-        images: pictures or their files, or their precomputed context.
-        texts: one for each picture, or one for all (or one picture for all texts), or their
-            context. An empty one leaves the picture alone, as strength 0 does.
-        strength: of the text, 0 (picture only) to 1 (text only); several make a strip.
-        scale_text, scale_image: guidance of each; None is the model's default.
-        progress: show a bar.
-        options: `analysis.modes.applications.Options`; scale there is for both, instead of these two.
-
-    Returns:
-        Pictures: inputs * n for the first strength, then for the next.
-
-    Raises:
-        ValueError: bad input, before any compute.
+    with the scale `s scale_text + (1 - s) scale_image`; `scale` is for both. Several strengths make
+    a strip: all inputs and samples at the first strength, then at the next.
     """
-    job = dual_job(
-        vd, "dual", images, texts, strength, scale_text, scale_image, Options.of(options)
-    )
-    return job.result(progress)
+    shown, words = _both(vd, images, texts, image_context, text_context, request)
+    scales = both_scales(vd, scale_text, scale_image, request.settings.scale)
+    start = shown if shown.items is not None else None
+    return _dual(vd, "image", shown, words, strength, scales, request, start)
 
 
+@mode(
+    "describe",
+    makes="text",
+    summary="texts from pictures and a text together",
+    example='describe photo.png --text "a small green star" --strength 0.5 --seed 20',
+)
 def describe(
     vd: VersatileDiffusion,
-    images: Pictures | Context,
-    texts: Texts | Context | None,
+    images: Any = Input("image", "pictures, their files, or their context", default=None),
+    texts: Any = Input(
+        "text",
+        "one for each picture, or one for all, or their context",
+        default=None,
+        flag="--text",
+    ),
     *,
-    strength: float | list[float] = 0.5,
-    scale_text: float | None = None,
-    scale_image: float | None = None,
-    progress: bool = True,
-    **options: Any,
-) -> Result:
-    """Texts from a picture and a text: the same mix as in `dual_guided`, for the text column.
-
-    Args:
-        vd: a model with the flows "i2t" and "t2t".
-        images, texts, strength, scale_text, scale_image, progress, options: as in `dual_guided`.
-
-    Returns:
-        Texts: inputs * n for the first strength, then for the next.
-
-    Raises:
-        ValueError: bad input, before any compute.
-    """
-    job = dual_job(
-        vd, "describe", images, texts, strength, scale_text, scale_image, Options.of(options)
-    )
-    return job.result(progress)
+    strength: list[float] = STRENGTH,
+    scale_text: float | None = SCALE_TEXT,
+    scale_image: float | None = SCALE_IMAGE,
+    image_context: Any = IMAGE_CONTEXT,
+    text_context: Any = TEXT_CONTEXT,
+    request: Request,
+) -> Job:
+    """Texts from a picture and a text: the same mix as in `dual_guided`, for the text column."""
+    shown, words = _both(vd, images, texts, image_context, text_context, request)
+    scales = both_scales(vd, scale_text, scale_image, request.settings.scale)
+    start = words if words is not None and words.items is not None else None
+    return _dual(vd, "text", shown, words, strength, scales, request, start)
 
 
-def dual_job(
+def _both(
     vd: VersatileDiffusion,
-    mode: str,
-    images: Pictures | Context,
-    texts: Texts | Context | None,
-    strength: float | list[float],
-    scale_text: float | None,
-    scale_image: float | None,
-    options: Options,
-) -> Series:
-    """The samples of `dual_guided` (mode "dual") or `describe`, checked and not yet made."""
-    strengths = values_of("strength", strength)
-    shown = Source.of(vd, "image", images)
-    words = None
-    if texts is None or (isinstance(texts, str) and not texts.strip()):
-        strengths = [0.0]
-    else:
-        words = Source.of(vd, "text", texts)
-    count = paired(shown, words)
-    inputs = [
+    images: Any,
+    texts: Any,
+    image_context: Any,
+    text_context: Any,
+    request: Request,
+) -> tuple[Source, Source | None]:
+    """The pictures, and the texts if there are any."""
+    fit = request.settings.fit
+    shown = sources.Source.of(vd, "image", images, image_context, fit)
+    if text_context is None and sources.blank(texts):
+        return shown, None
+    texts = None if text_context is not None and sources.blank(texts) else texts
+    return shown, sources.Source.of(vd, "text", texts, text_context)
+
+
+def _dual(
+    vd: VersatileDiffusion,
+    data: str,
+    shown: Source,
+    words: Source | None,
+    strengths: list[float],
+    scales: tuple[float, float],
+    request: Request,
+    start: Source | None,
+) -> Job:
+    mixed = [shown] if words is None else [words, shown]
+
+    def weights(s: float) -> list[float]:
+        return [1.0] if words is None else [s, 1 - s]
+
+    return jobs.build(
+        vd,
+        data,
+        mixed,
+        request_without_scale(request),
+        scale=scales[1],
+        strip=jobs.Strip(
+            "strength",
+            [0.0] if words is None else strengths,
+            weights,
+            lambda s: mixed_scale(s, scales),
+            lambda s: used_scales(s, scales),
+        ),
+        inputs=_described(shown, words),
+        start=start,
+    )
+
+
+def _described(shown: Source, words: Source | None) -> list[dict[str, Any]]:
+    count = sources.paired(shown, words)
+    return [
         {**shown.describe(j), **({} if words is None else words.describe(j))} for j in range(count)
     ]
-    scales = both_scales(vd, scale_text, scale_image, options.scale)
 
-    def job_at(s: float) -> Job:
-        def condition(samples: list[Sample]) -> Mix:
-            parts = [(words, s), (shown, 1 - s)]
-            return [(source.context(samples), weight) for source, weight in parts if weight > 0]
 
-        return application_job(
-            vd,
-            mode,
-            "image" if mode == "dual" else "text",
-            condition,
-            inputs,
-            options,
-            mixed_scale(s, scales),
-            kinds=kinds_at(s),
-            settings=used_scales(s, scales),
-        )
+def request_without_scale(request: Request) -> Request:
+    """The same request, with guidance left to the strip: `scale` is in both scales already."""
+    from dataclasses import replace
 
-    return along("strength", strengths, job_at)
+    return replace(request, settings=replace(request.settings, scale=None))
 
 
 def both_scales(
@@ -157,7 +193,7 @@ def both_scales(
     """Guidance of texts and of pictures, the model's where None; `scale` is for both.
 
     Raises:
-        ValueError: one of them is no such number, or `scale` is given beside one of the others.
+        ValueError: `scale` beside one of the others.
     """
     if scale is not None:
         if scale_text is not None or scale_image is not None:
@@ -165,9 +201,9 @@ def both_scales(
                 "scale guides texts and pictures alike: give it, or scale_text and scale_image, "
                 "not both."
             )
-        scale_text = scale_image = number("scale", scale)
-    text = vd.spec.scale_text if scale_text is None else number("scale_text", scale_text)
-    image = vd.spec.scale_image if scale_image is None else number("scale_image", scale_image)
+        return scale, scale
+    text = vd.spec.scale_text if scale_text is None else scale_text
+    image = vd.spec.scale_image if scale_image is None else scale_image
     return float(text), float(image)
 
 
@@ -178,172 +214,135 @@ def mixed_scale(s: float, scales: tuple[float, float]) -> float:
 
 def used_scales(s: float, scales: tuple[float, float]) -> dict[str, float | None]:
     """For records: guidance of each kind, None for one that conditions nothing at strength s."""
-    used = kinds_at(s)
     return {
-        f"scale_{kind}": scale if kind in used else None
-        for kind, scale in zip(("text", "image"), scales, strict=True)
+        "scale_text": scales[0] if s > 0 else None,
+        "scale_image": scales[1] if s < 1 else None,
     }
 
 
-def kinds_at(s: float) -> list[str]:
-    """Kinds of contexts that condition at strength s of the text."""
-    return [kind for kind, weight in (("text", s), ("image", 1 - s)) if weight > 0]
-
-
+@mode(
+    "blend",
+    makes="image",
+    summary="pictures from several pictures at once",
+    example='blend a.png b.png --weights 1 0.5 --masks - mask.png --text "a ring" --n 4 --seed 20',
+)
 def blend(
     vd: VersatileDiffusion,
-    images: Pictures | Context | Sequence[Any],
-    text: str | None = None,
+    images: Any = Input(
+        "image",
+        "pictures, their files, their context, or a list in which some are contexts of one sample",
+    ),
+    text: Any = Input("text", "mixed in", many=False, default=None, context=False, flag="--text"),
     *,
-    weights: Sequence[float] | None = None,
-    focus: float | Sequence[float] = 0.5,
-    masks: Any = None,
-    strength: float = 0.5,
-    scale_text: float | None = None,
-    scale_image: float | None = None,
-    progress: bool = True,
-    **options: Any,
-) -> Result:
+    weights: list[float] | None = Option(
+        None,
+        Several(Real(0, 1000), metavar="W"),
+        "of each picture's tokens, or of all; 0 leaves one out; None: 1",
+        recorded=False,
+    ),
+    focus: list[float] = Option(
+        [0.5],
+        Several(Real(), metavar="L"),
+        "level of each picture, or of all, 0 (content) to 1 (style), 0.5 is neutral",
+        recorded=False,
+    ),
+    masks: Any = Option(
+        None,
+        MaskFile(metavar="PATH", nargs="+"),
+        "one a picture (or one for all), white is kept; - or None for a picture without mask",
+        recorded=False,
+    ),
+    strength: float = Option(0.5, Real(metavar="S"), "of the text", recorded=False),
+    scale_text: float | None = SCALE_TEXT,
+    scale_image: float | None = SCALE_IMAGE,
+    request: Request,
+) -> Job:
     """Pictures from any number of pictures at once, and a text.
 
     One image context holds the tokens of all: `c = [w_1 focus(c_1, l_1), w_2 focus(c_2, l_2), ...]`
     along the tokens. A masked picture is encoded through its mask, so that what lies outside counts
     nothing. The null context is zeros; how many makes no difference, since cross-attention to zeros
-    gives its output bias whatever their number.
-
-    Args:
-        vd: a model with the flow "i2i", and "t2i" for a text.
-        images: pictures or their files, their precomputed context, or a list in which some are
-            contexts of one sample.
-        text: mixed in with `strength`, as in `dual_guided`; empty or None for none.
-        weights: of each picture's tokens, 0 or more; None takes 1 for all. 0 leaves one out.
-        focus: level of each, or of all, 0 (content) to 1 (style); 0.5 is neutral.
-        masks: for each picture None, or a picture, file or tensor (H, W) in [0, 1]: white is kept;
-            a single one is for all. What is precomputed takes none.
-        strength: of the text, 0 to 1.
-        scale_text, scale_image: as in `dual_guided`.
-        progress: show a bar.
-        options: `analysis.modes.applications.Options`.
-
-    Returns:
-        n pictures.
-
-    Raises:
-        ValueError: bad input, before any compute.
+    gives its output bias whatever their number. `fidelity` starts from the first picture.
     """
-    job = blend_job(
-        vd, images, text, weights, focus, masks, strength, (scale_text, scale_image),
-        Options.of(options),
-    )  # fmt: skip
-    return job.result(progress)
-
-
-def blend_job(
-    vd: VersatileDiffusion,
-    images: Pictures | Context | Sequence[Any],
-    text: str | None,
-    weights: Sequence[float] | None,
-    focus: float | Sequence[float],
-    masks: Any,
-    strength: float,
-    scales: tuple[float | None, float | None],
-    options: Options,
-) -> Job:
-    """The samples of `blend`, checked and not yet made."""
-    shown = _blended(vd, images)
-    weighed = _one_each("weight", weights, 1.0, len(shown), math.inf)
+    shown = _blended(vd, images, request.settings.fit)
+    weighed = _one_each("weights", [1.0] if weights is None else weights, len(shown))
+    levels = _one_each("focus", focus, len(shown))
+    masks = masks if isinstance(masks, list) else [masks]
+    cut = _one_each("masks", masks, len(shown))
     if not any(weighed):
         raise ValueError("All pictures have weight 0: give at least one of them a positive weight.")
-    levels = _one_each("focus", focus, 0.5, len(shown), 1.0)
-    cut = _masks(masks, len(shown))
     for k, (picture, mask) in enumerate(zip(shown, cut, strict=True), start=1):
-        if mask is not None and picture.given is None:
+        if mask is not None and picture.items is None:
             raise ValueError(
                 f"Picture {k} is given as its context, which a mask comes too late for: give the "
                 "picture itself, or no mask for it."
             )
-    s = number("strength", strength, high=1)
-    words = None if text is None or not str(text).strip() else Source.of(vd, "text", text)
-    s = 0.0 if words is None else s
+    words = None if sources.blank(text) else sources.Source.of(vd, "text", text)
     if words is not None and len(words) != 1:
         raise ValueError(f"{len(words)} texts were given: a blend takes one.")
-
-    bands = bands_of(vd.spec.name)
+    s = 0.0 if words is None else strength
+    bands = focusing.bands_of(vd.spec.name)
 
     @cache
     def tokens() -> Tensor:
         parts = []
         for picture, weight, level, mask in zip(shown, weighed, levels, cut, strict=True):
             if weight > 0:
-                if picture.precomputed is not None:
-                    context = picture.precomputed.tokens.to(vd.device)
+                if mask is None:
+                    context = picture.context([sources.Sample(0, 0, 0)]).tokens.to(vd.device)
                 else:
-                    where = None if mask is None else mask.weights.to(vd.device)
-                    context = vd.image_context([picture.given[0].open()], where).tokens
-                parts.append(weight * focus_context(context, level, bands))
+                    images = picture.images([0], vd.spec.clip.resize)
+                    context = vd.image_context(images, mask.weights.to(vd.device)).tokens
+                parts.append(weight * focusing.focus_context(context, level, bands))
         return torch.cat(parts, dim=1)
 
-    def condition(samples: list[Sample]) -> Mix:
-        mix: list[tuple[Context, float]] = []
-        if s > 0:
-            mix.append((words.context(samples), s))
+    def condition(samples: list[Any]) -> Mix:
+        mix = [(words.context(samples), s)] if s > 0 else []
         if s < 1:
-            mix.append((Context("image", tokens()).repeat(len(samples)), 1 - s))
+            mix.append((model.Context("image", tokens()).repeat(len(samples)), 1 - s))
         return mix
 
-    settings = {
-        "blended": [
-            {**_named(picture), "weight": weight, "focus": level}
-            | ({} if mask is None else {"mask": mask.described})
-            for picture, weight, level, mask in zip(shown, weighed, levels, cut, strict=True)
-        ],
-        "strength": s,
-    }
-    both = both_scales(vd, *scales, options.scale)
-    given = shown[0].describe(0) if words is None else words.describe(0)
-    return application_job(
+    both = both_scales(vd, scale_text, scale_image, request.settings.scale)
+    blended = [
+        {**_named(picture), "weight": weight, "focus": level}
+        | ({} if mask is None else {"mask": mask.described})
+        for picture, weight, level, mask in zip(shown, weighed, levels, cut, strict=True)
+    ]
+    return jobs.build(
         vd,
-        "blend",
         "image",
-        condition,
-        [given],
-        options,
-        mixed_scale(s, both),
-        kinds=kinds_at(s),
-        settings={**settings, **used_scales(s, both)},
+        ([words] if s > 0 else []) + ([shown[0]] if s < 1 else []),
+        request,
+        scale=mixed_scale(s, both),
+        condition=condition,
+        inputs=[shown[0].describe(0) if words is None else words.describe(0)],
+        record={"blended": blended, "strength": s, **used_scales(s, both)},
+        start=shown[0] if shown[0].items is not None else None,
+        uses=("clip_vision",) if any(p.precomputed is None for p in shown) and s < 1 else (),
     )
 
 
-def _blended(vd: VersatileDiffusion, images: Any) -> list[Source]:
+def _blended(vd: VersatileDiffusion, images: Any, fit: str) -> list[Source]:
     """One source a picture, from pictures, files, contexts, or a list of any of them."""
-    if isinstance(images, Context):
-        images = [Context(images.kind, images.tokens[k : k + 1]) for k in range(len(images))]
-    if not (isinstance(images, (list, tuple)) and any(isinstance(i, Context) for i in images)):
-        images = pictures(images)
-    sources = [Source.of(vd, "image", image) for image in images]
-    if not sources or any(len(source) != 1 for source in sources):
+    context = model.Context
+    if isinstance(images, context):
+        images = [context(images.kind, images.tokens[k : k + 1]) for k in range(len(images))]
+    if not (isinstance(images, (list, tuple)) and any(isinstance(i, context) for i in images)):
+        images = pictures.pictures(images)
+    each = [sources.Source.of(vd, "image", image, fit=fit) for image in images]
+    if not each or any(len(one) != 1 for one in each):
         raise ValueError("In a list, each picture is one picture, file, or context of one sample.")
-    return sources
+    return each
 
 
 def _named(picture: Source) -> dict[str, Any]:
     """What a record says of one picture among several."""
-    (told,) = picture.describe(0).values()
-    return told
+    (described,) = picture.describe(0).values()
+    return described
 
 
-def _masks(given: Any, count: int) -> list[Mask | None]:
-    """One mask a picture, from none, one for all, or a list."""
-    if not isinstance(given, (list, tuple)):
-        return [None if given is None else Mask.of(given)] * count
-    if len(given) != count:
-        raise ValueError(f"{len(given)} masks for {count} pictures: give one each, or None.")
-    return [None if mask is None else Mask.of(mask) for mask in given]
-
-
-def _one_each(name: str, given: Any, default: float, count: int, high: float) -> list[float]:
-    """One number for each picture, from one for all, or from a list."""
-    several = values_of(name, default if given is None else given, 0.0, high)
-    if len(several) not in (1, count):
-        raise ValueError(f"{len(several)} numbers for {name}, {count} pictures: give one each.")
-    return several * (count if len(several) == 1 else 1)
+def _one_each(name: str, values: Sequence[Any], count: int) -> list[Any]:
+    """One value for each picture, from one for all, or from a list."""
+    if len(values) not in (1, count):
+        raise ValueError(f"{len(values)} values for {name}, {count} pictures: give one each.")
+    return list(values) * (count if len(values) == 1 else 1)
