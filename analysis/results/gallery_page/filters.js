@@ -4,10 +4,7 @@
 // that count into data.keys and data.values; ABSENT is the value of a key that a record lacks.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const ABSENT = -1,
-  AT_ONCE = 120,
-  SHORT_LIST = 16,
-  SMALL = 256;
+const [ABSENT, AT_ONCE, SHORT_LIST, SMALL] = [-1, 120, 16, 256];
 const FIRST = ["mode", "prompt", "input.file", "seed"];
 const THEMES = { "": "Auto", light: "Light", dark: "Dark" };
 const $ = (id) => document.getElementById(id);
@@ -16,7 +13,7 @@ const [list, look, query] = [$("list"), $("look"), $("query")];
 const results = data.results.map((one, place) => {
   const record = new Map();
   for (let i = 0; i < one.record.length; i += 2) record.set(one.record[i], one.record[i + 1]);
-  return { ...one, place, record };
+  return { ...one, place, record, inputs: one.inputs.map((k) => data.inputs[k]) };
 });
 const byId = new Map(results.map((one) => [one.id, one]));
 const keyOf = new Map(data.keys.map((name, key) => [name, key]));
@@ -26,26 +23,26 @@ const setting = (one, name) => data.values[at(one, keyOf.get(name))];
 const spelled = (key) => data.keys[key].replace(/[._]/g, " ");
 const isCircumstance = (key) => data.volatile.includes(data.keys[key].split(".")[0]);
 const isLong = (key) => /(sha256|^of$|weights\.)/.test(data.keys[key]);
+const modes = [...new Set(results.map((one) => at(one, keyOf.get("mode"))))]; // in their order
+
+const SPOKEN = new Map([[undefined, "\u2013"], [null, "none"], [true, "yes"], [false, "no"]]);
+SPOKEN.set("", "(empty)");
 
 /** A setting's value in words. */
-function words(value) {
-  if (value === ABSENT) return "\u2013";
-  const given = data.values[value];
-  if (given === null) return "none";
-  if (typeof given === "boolean") return given ? "yes" : "no";
-  return given === "" ? "(empty)" : String(given);
-}
+const words = (value) => SPOKEN.get(data.values[value]) ?? String(data.values[value]);
 
-/** An element; attributes that begin with "on" are listeners, null and false ones are left out. */
-function h(tag, attributes, ...children) {
-  const made = document.createElement(tag);
+/** An element, as "tag.class"; attributes that begin with "on" are listeners. */
+function h(kind, attributes, ...children) {
+  const [tag, ...classes] = kind.split(".");
+  const element = document.createElement(tag);
+  element.classList.add(...classes);
   for (const [name, value] of Object.entries(attributes || {})) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (value !== undefined && value !== null && value !== false)
-      made.setAttribute(name, value === true ? "" : value);
+      element.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.filter((child) => child !== null));
-  return made;
+  element.append(...children.filter((child) => child !== null));
+  return element;
 }
 const button = (text, onclick, more) => h("button", { type: "button", onclick, ...more }, text);
 
@@ -57,15 +54,14 @@ let matching = []; // what passes the filters, in order
 let current = ""; // id of the result that the keys are at
 
 function readAddress() {
-  const given = new URLSearchParams(location.hash.slice(1));
+  const address = new URLSearchParams(location.hash.slice(1));
   for (const [name, value] of Object.entries(START)) {
-    const text = given.get(name);
-    state[name] =
-      text === null ? value : typeof value === "number" ? Math.max(0, +text || 0) : text;
+    const text = address.get(name) ?? value;
+    state[name] = typeof value === "number" ? Math.max(0, +text || 0) : text;
   }
-  state.picks = [...new Set(given.getAll("pick"))].filter((id) => byId.has(id));
+  state.picks = [...new Set(address.getAll("pick"))].filter((id) => byId.has(id));
   state.where = new Map();
-  for (const [name, text] of given) {
+  for (const [name, text] of address) {
     const key = name.startsWith("is.") ? keyOf.get(name.slice(3)) : undefined;
     const value = text === "-" ? ABSENT : valueOf.get(text);
     if (key === undefined || value === undefined) continue;
@@ -74,20 +70,18 @@ function readAddress() {
 }
 
 function writeAddress(push) {
-  const told = new URLSearchParams();
+  const address = new URLSearchParams();
   for (const [name, value] of Object.entries(START))
-    if (state[name] !== value) told.set(name, state[name]);
-  for (const [key, values] of state.where) {
-    for (const value of values) {
-      told.append(
+    if (state[name] !== value) address.set(name, state[name]);
+  for (const [key, values] of state.where)
+    for (const value of values)
+      address.append(
         `is.${data.keys[key]}`,
         value === ABSENT ? "-" : JSON.stringify(data.values[value]),
       );
-    }
-  }
-  for (const id of state.picks) told.append("pick", id);
-  if (`#${told}` === location.hash || (!location.hash && !`${told}`)) return;
-  history[push ? "pushState" : "replaceState"](null, "", `#${told}`);
+  for (const id of state.picks) address.append("pick", id);
+  if (`#${address}` === location.hash || (!location.hash && !`${address}`)) return;
+  history[push ? "pushState" : "replaceState"](null, "", `#${address}`);
 }
 
 /** Change the state and show it; whatever narrows or orders the list starts at its first page. */
@@ -114,20 +108,18 @@ function hay(one) {
 
 /** What was typed, as functions of a result that all have to be true. */
 function conditions(text) {
-  return (text.toLowerCase().match(/[^\s"]*"[^"]*"?|\S+/g) || []).map((term) => {
-    const rule = /^([^=<>]+)([=<>])(.+)$/.exec(term.replaceAll('"', ""));
-    const key =
-      rule &&
-      data.keys.findIndex((_, k) =>
-        [data.keys[k], spelled(k)].some((n) => n.toLowerCase() === rule[1]),
-      );
-    if (!rule || key < 0) return (one) => hay(one).includes(term.replaceAll('"', ""));
+  return (text.toLowerCase().match(/[^\s"]*"[^"]*"?|\S+/g) || []).map((quoted) => {
+    const term = quoted.replaceAll('"', "");
+    const [, name, sign, asked] = /^([^=<>]+)([=<>])(.+)$/.exec(term) || [];
+    const key = data.keys.findIndex((own, k) =>
+      [own, spelled(k)].some((spelling) => spelling.toLowerCase() === name),
+    );
+    if (key < 0) return (one) => hay(one).includes(term);
     return (one) => {
-      const value = at(one, key);
+      const [value, held] = [at(one, key), data.values[at(one, key)]];
       if (value === ABSENT) return false;
-      if (rule[2] === "=")
-        return words(value).toLowerCase() === rule[3] || data.values[value] === +rule[3];
-      return rule[2] === "<" ? data.values[value] < +rule[3] : data.values[value] > +rule[3];
+      if (sign === "=") return words(value).toLowerCase() === asked || held === +asked;
+      return sign === "<" ? held < +asked : held > +asked;
     };
   });
 }
@@ -136,11 +128,10 @@ function conditions(text) {
 const facets = data.keys
   .map((_, key) => key)
   .filter((key) => !isCircumstance(key) && !isLong(key))
-  .filter(
-    (key) =>
-      data.keys[key] === "folder" ||
-      new Set(results.map((one) => at(one, key)).filter((v) => v !== ABSENT)).size > 1,
-  )
+  .filter((key) => {
+    const values = new Set(results.map((one) => at(one, key)).filter((v) => v !== ABSENT));
+    return data.keys[key] === "folder" || values.size > 1;
+  })
   .sort((a, b) => rank(a) - rank(b));
 function rank(key) {
   const first = FIRST.indexOf(data.keys[key]);
@@ -150,82 +141,64 @@ function rank(key) {
 const passes = (one, except) =>
   [...state.where].every(([key, values]) => key === except || values.has(at(one, key)));
 
-function compareValues(a, b) {
-  const [x, y] = [data.values[a], data.values[b]];
+/** The order of a setting's values: numbers by size, modes as the page has them, words by name. */
+function compareValues(key, a, b) {
+  if (key === keyOf.get("mode")) return modes.indexOf(a) - modes.indexOf(b);
   if (a === ABSENT || b === ABSENT) return (a === ABSENT) - (b === ABSENT);
+  const [x, y] = [data.values[a], data.values[b]];
   return typeof x === "number" && typeof y === "number"
     ? x - y
     : String(x).localeCompare(String(y));
 }
 
 function showFacets(typed) {
-  const open = new Set(
-    [...$("facets").querySelectorAll("details[open]")].map((d) => +d.dataset.key),
-  );
-  const all = new Set(
-    [...$("facets").querySelectorAll("details[data-all]")].map((d) => +d.dataset.key),
-  );
+  const before = (rule) =>
+    new Set([...$("facets").querySelectorAll(rule)].map((box) => +box.dataset.key));
+  const [open, all] = [before("details[open]"), before("details[data-all]")];
   const focused = document.activeElement?.id;
   const first = !$("facets").childElementCount;
   $("facets").replaceChildren(
     ...facets.map((key) => {
       const chosen = state.where.get(key) || new Set();
-      const counts = new Map();
-      for (const one of results) if (!counts.has(at(one, key))) counts.set(at(one, key), 0);
+      const counts = new Map(results.map((one) => [at(one, key), 0]));
       for (const one of typed)
         if (passes(one, key)) counts.set(at(one, key), counts.get(at(one, key)) + 1);
-      const values = [...counts.keys()].sort(compareValues);
-      const shown = all.has(key)
-        ? values
-        : values.filter((v, i) => i < SHORT_LIST || chosen.has(v));
-      const box = h(
-        "details",
-        {
-          "data-key": key,
-          "data-all": all.has(key),
-          open: open.has(key) || (first && (data.keys[key] === "mode" || chosen.size > 0)),
-        },
-        h(
-          "summary",
-          null,
-          spelled(key),
-          h("span", { class: "count" }, chosen.size ? `${chosen.size} chosen` : `${values.length}`),
-        ),
-      );
-      for (const value of shown) {
-        const toggle = () => {
-          const next = new Set(chosen);
-          if (!next.delete(value)) next.add(value);
-          const where = new Map(state.where);
-          if (next.size) where.set(key, next);
-          else where.delete(key);
-          set({ where });
-        };
-        box.append(
-          h(
-            "label",
-            { title: words(value), class: counts.get(value) ? "" : "none" },
-            h("input", {
-              type: "checkbox",
-              id: `is-${key}-${value}`,
-              onchange: toggle,
-              checked: chosen.has(value),
-            }),
-            h("span", null, words(value)),
-            h("span", { class: "count" }, `${counts.get(value)}`),
-          ),
-        );
-      }
+      const values = [...counts.keys()].sort((a, b) => compareValues(key, a, b));
+      const shown = values.filter((v, i) => all.has(key) || i < SHORT_LIST || chosen.has(v));
+      const isOpen = open.has(key) || (first && (data.keys[key] === "mode" || chosen.size > 0));
+      const count = chosen.size ? `${chosen.size} chosen` : `${values.length}`;
+      const summary = h("summary", null, spelled(key), h("span.count", null, count));
+      const marks = { "data-key": key, "data-all": all.has(key), open: isOpen };
+      const box = h("details", marks, summary);
+      box.append(...shown.map((value) => facetValue(key, value, chosen, counts.get(value))));
       if (shown.length < values.length) {
-        box.append(
-          button(`All ${values.length}`, () => {
-            box.dataset.all = "";
-            showFacets(typed);
-          }),
-        );
+        const showAll = () => {
+          box.dataset.all = "";
+          showFacets(typed);
+        };
+        box.append(button(`All ${values.length}`, showAll));
       }
       return box;
     }),
   );
   if (focused?.startsWith("is-")) $(focused)?.focus();
+}
+
+/** A box to tick: results with that value of a setting. */
+function facetValue(key, value, chosen, count) {
+  const onchange = () => {
+    const next = new Set(chosen);
+    if (!next.delete(value)) next.add(value);
+    const where = new Map(state.where).set(key, next);
+    if (!next.size) where.delete(key);
+    set({ where });
+  };
+  const [id, checked] = [`is-${key}-${value}`, chosen.has(value)];
+  return h(
+    count ? "label" : "label.none",
+    { title: words(value) },
+    h("input", { type: "checkbox", id, onchange, checked }),
+    h("span", null, words(value)),
+    h("span.count", null, `${count}`),
+  );
 }

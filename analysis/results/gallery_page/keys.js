@@ -7,14 +7,14 @@ function neighbour(key) {
   if (key === "Home" || key === "End") return cards.at(key === "Home" ? 0 : -1);
   if (key === "ArrowLeft" || key === "ArrowRight")
     return cards[here + (key === "ArrowLeft" ? -1 : 1)];
-  const box = (made) => made.getBoundingClientRect();
+  const box = (shown) => shown.getBoundingClientRect();
   const from = box(cards[here]);
-  const beyond = cards.filter((made) =>
-    key === "ArrowDown" ? box(made).top >= from.bottom : box(made).bottom <= from.top,
+  const beyond = cards.filter((shown) =>
+    key === "ArrowDown" ? box(shown).top >= from.bottom : box(shown).bottom <= from.top,
   );
-  const gap = (made) => Math.abs(box(made).top - from.top);
-  const row = beyond.filter((made) => gap(made) < Math.min(...beyond.map(gap)) + 1);
-  const aside = (made) => Math.abs(box(made).left - from.left);
+  const gap = (shown) => Math.abs(box(shown).top - from.top);
+  const row = beyond.filter((shown) => gap(shown) < Math.min(...beyond.map(gap)) + 1);
+  const aside = (shown) => Math.abs(box(shown).left - from.left);
   return row.sort((a, b) => aside(a) - aside(b))[0];
 }
 
@@ -38,41 +38,34 @@ const KEYS = {
   p: () => turn(-1),
 };
 const LOOK_KEYS = {
-  "+": () => zoom("+"),
+  ...Object.fromEntries(["+", "-", "0", "1"].map((key) => [key, () => zoom(key)])),
   "=": () => zoom("+"),
-  "-": () => zoom("-"),
-  0: () => zoom("0"),
-  1: () => zoom("1"),
   ArrowLeft: () => walk(-1),
   ArrowRight: () => walk(1),
   " ": () => byId.has(state.view) && pick(state.view),
-  c: KEYS.c,
-  t: KEYS.t,
-  "?": KEYS["?"],
+  ...{ c: KEYS.c, t: KEYS.t, "?": KEYS["?"] },
 };
+
+/** Whether a key means something to the control that has the focus. */
+function isOwnKey(key, target) {
+  const isPress = key === " " || key === "Enter";
+  if (look.open && target.matches(".frame"))
+    return target.scrollWidth > target.clientWidth + 1 && key.startsWith("Arrow");
+  if (target.matches("select")) return true;
+  if (target.matches("input")) return isPress || key.startsWith("Arrow");
+  return isPress && target.closest("button, a, summary") !== null;
+}
 
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
-  const inControl = target.closest("button, a, select, summary, input");
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
   if (target === query) {
     if (key !== "Enter" && key !== "Escape") return;
     focusCurrent();
-  } else if (
-    inControl &&
-    (key === " " ||
-      key === "Enter" ||
-      target.matches("select") ||
-      (target.matches("input") && key.startsWith("Arrow")))
-  ) {
-    return; // the control's own keys
+  } else if (isOwnKey(key, target)) {
+    return;
   } else if (look.open) {
-    const scrolled =
-      target.matches(".frame") &&
-      target.scrollWidth > target.clientWidth + 1 &&
-      key.startsWith("Arrow");
-    if (!(key in LOOK_KEYS) || scrolled || (state.view === "compare" && /^Arrow| /.test(key)))
-      return;
+    if (!(key in LOOK_KEYS) || (state.view === "compare" && /^Arrow| /.test(key))) return;
     LOOK_KEYS[key]();
   } else if (key in KEYS) {
     KEYS[key]();
@@ -89,117 +82,86 @@ document.addEventListener("keydown", (event) => {
 
 // ---------------------------------------------------------------- the rest of the page
 
+/** Kept by the browser, if it keeps anything. */
+function kept(change) {
+  try {
+    return change(localStorage);
+  } catch {
+    return null;
+  }
+}
+
 function theme(name) {
   document.documentElement.dataset.theme = name;
   $("theme").textContent = THEMES[name];
   $("theme").setAttribute("aria-label", `Theme: ${THEMES[name]}`);
-  try {
-    localStorage.setItem("gallery-theme", name);
-  } catch {
-    /* a browser that keeps nothing */
-  }
+  kept((storage) => storage.setItem("gallery-theme", name));
+}
+
+function showReports() {
+  const columns = ["model", "settings.suite", "settings.n", "settings.seed", "settings.steps"];
+  const names = columns.map((name) => name.replace("settings.", ""));
+  const link = (url, text) => h("td", null, h("a", { href: url }, text));
+  const rows = data.reports.map((one) => {
+    const cells = columns.map((name) => h("td", null, String(one[name] ?? "\u2013")));
+    const day = h("td", null, String(one.finished ?? "").slice(0, 10));
+    return h("tr", null, link(one.name, one.run), ...cells, day, link(one.json, "JSON"));
+  });
+  const heads = ["run", ...names, "finished", "data"];
+  const head = h("tr", null, ...heads.map((name) => h("th", { scope: "col" }, name)));
+  const table = $("reports").querySelector("table");
+  table.append(h("thead", null, head), h("tbody", null, ...rows));
 }
 
 function start() {
-  let kept = "";
-  try {
-    kept = localStorage.getItem("gallery-theme") || "";
-  } catch {
-    /* as above */
-  }
-  theme(kept in THEMES ? kept : "");
+  const before = kept((storage) => storage.getItem("gallery-theme"));
+  theme(before in THEMES ? before : "");
   const made = new Date(data.made).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   $("about").textContent = `${data.folder}, as of ${made}`;
-  const choices = [
-    ["", "nothing"],
-    ["title", "prompt or input"],
-    ["mode", "mode"],
-    ...facets.map((key) => [data.keys[key], spelled(key)]),
-  ];
-  $("group").append(...[...new Map(choices)].map(([value, name]) => h("option", { value }, name)));
-  for (const [what, items] of [
-    ["reports", data.reports],
-    ["problems", data.problems],
-  ]) {
-    $(what).hidden = $(`to-${what}`).hidden = !items.length;
-    $(`to-${what}`).textContent = `${$(`${what}-title`).textContent} (${items.length})`;
+  const choices = new Map([["", "nothing"], ["title", "prompt or input"], ["mode", "mode"]]);
+  for (const key of facets) choices.set(data.keys[key], spelled(key));
+  $("group").append(...[...choices].map(([value, name]) => h("option", { value }, name)));
+  for (const what of ["reports", "problems"]) {
+    $(what).hidden = $(`to-${what}`).hidden = !data[what].length;
+    $(`to-${what}`).textContent = `${$(`${what}-title`).textContent} (${data[what].length})`;
     $(`to-${what}`).addEventListener("click", (event) => {
       event.preventDefault();
       $(what).scrollIntoView();
     });
   }
-  const columns = [
-    "model",
-    "settings.suite",
-    "settings.n",
-    "settings.seed",
-    "settings.steps",
-    "finished",
-  ];
-  const cell = (one, name) =>
-    h(
-      "td",
-      null,
-      name === "finished" ? String(one[name] ?? "").slice(0, 10) : String(one[name] ?? "\u2013"),
-    );
-  $("reports")
-    .querySelector("table")
-    .append(
-      h(
-        "thead",
-        null,
-        h(
-          "tr",
-          null,
-          h("th", null, "run"),
-          ...columns.map((name) => h("th", { scope: "col" }, name.replace("settings.", ""))),
-          h("th", null, "data"),
-        ),
-      ),
-      h(
-        "tbody",
-        null,
-        ...data.reports.map((one) =>
-          h(
-            "tr",
-            null,
-            h("td", null, h("a", { href: one.name }, one.run)),
-            ...columns.map((name) => cell(one, name)),
-            h("td", null, h("a", { href: one.json }, "JSON")),
-          ),
-        ),
-      ),
-    );
-  $("problems")
-    .querySelector("ul")
-    .append(...data.problems.map((problem) => h("li", null, problem)));
+  showReports();
+  const problems = data.problems.map((problem) => h("li", null, problem));
+  $("problems").querySelector("ul").append(...problems);
 
-  const on = (id, name, then) => $(id).addEventListener(name, then);
-  on("theme", "click", () =>
-    theme({ "": "light", light: "dark", dark: "" }[document.documentElement.dataset.theme]),
-  );
-  on("ask", "click", KEYS["?"]);
-  on("query", "input", () => set({ q: query.value }));
-  on("group", "change", () => set({ group: $("group").value }));
-  on("order", "change", () => set({ order: $("order").value }));
-  on("clear", "click", () => {
-    query.value = "";
-    set({ q: "", where: new Map() });
-    query.focus();
-  });
-  on("fold", "click", () =>
-    $("fold").setAttribute("aria-expanded", String($("facets").classList.toggle("open"))),
-  );
-  on("before", "click", () => turn(-1));
-  on("after", "click", () => turn(1));
-  on("compare", "click", KEYS.c);
-  on("unpick", "click", KEYS.x);
-  on("back", "click", () => walk(-1));
-  on("forth", "click", () => walk(1));
-  on("pick", "click", () => pick(state.view));
-  on("close", "click", () => look.close());
-  for (const one of look.querySelectorAll("[data-zoom]"))
-    one.addEventListener("click", () => zoom(one.dataset.zoom));
+  const clicks = {
+    theme: () => {
+      const names = Object.keys(THEMES);
+      const now = names.indexOf(document.documentElement.dataset.theme);
+      theme(names[(now + 1) % names.length]);
+    },
+    ask: KEYS["?"],
+    clear: () => {
+      query.value = "";
+      set({ q: "", where: new Map() });
+      query.focus();
+    },
+    fold: () =>
+      $("fold").setAttribute("aria-expanded", String($("facets").classList.toggle("open"))),
+    before: () => turn(-1),
+    after: () => turn(1),
+    compare: KEYS.c,
+    unpick: KEYS.x,
+    back: () => walk(-1),
+    forth: () => walk(1),
+    pick: () => pick(state.view),
+    close: () => look.close(),
+  };
+  for (const [id, then] of Object.entries(clicks)) $(id).addEventListener("click", then);
+  for (const key of look.querySelectorAll("[data-zoom]"))
+    key.addEventListener("click", () => zoom(key.dataset.zoom));
+  query.addEventListener("input", () => set({ q: query.value }));
+  for (const id of ["group", "order"])
+    $(id).addEventListener("change", () => set({ [id]: $(id).value }));
   look.addEventListener("close", () => {
     const last = byId.has(state.view) ? state.view : current; // the browser went back to the first
     if (state.view) set({ view: "" });
@@ -215,9 +177,7 @@ function start() {
 
 function restore() {
   readAddress();
-  query.value = state.q;
-  $("group").value = state.group;
-  $("order").value = state.order;
+  [query.value, $("group").value, $("order").value] = [state.q, state.group, state.order];
   showList();
   showPicks();
   showLook();

@@ -1,116 +1,105 @@
 // The list: groups of cards, a page at a time, and what is picked.
 
 const groupOf = (one) =>
-  state.group === "title"
-    ? one.title
-    : state.group === ""
-      ? ""
-      : at(one, keyOf.get(state.group) ?? -9);
+  state.group === "title" ? one.title : state.group && at(one, keyOf.get(state.group) ?? -9);
 
-function grouped(found) {
+function grouped(members) {
   const groups = new Map();
-  for (const one of found) {
-    const group = groupOf(one);
-    if (!groups.has(group)) groups.set(group, []);
-    groups.get(group).push(one);
+  for (const one of members) {
+    if (!groups.has(groupOf(one))) groups.set(groupOf(one), []);
+    groups.get(groupOf(one)).push(one);
   }
   return groups;
 }
 
 function inOrder(found) {
   const seed = (one) => Number(setting(one, "seed") ?? Infinity);
+  const created = (one) => String(setting(one, "created") ?? "");
   if (state.order === "newest")
-    found.sort(
-      (a, b) =>
-        String(setting(b, "created") ?? "").localeCompare(String(setting(a, "created") ?? "")) ||
-        a.place - b.place,
-    );
+    found.sort((a, b) => created(b).localeCompare(created(a)) || a.place - b.place);
   if (state.order === "seed") found.sort((a, b) => seed(a) - seed(b) || a.place - b.place || 0);
   const groups = grouped(found);
   const names = [...groups.keys()];
-  if (state.group && state.group !== "title" && state.order !== "newest") names.sort(compareValues);
+  if (state.group && state.group !== "title" && state.order !== "newest")
+    names.sort((a, b) => compareValues(keyOf.get(state.group), a, b));
   return { groups, order: names.flatMap((name) => groups.get(name)) };
 }
 
-/** Settings in which the results of a mode differ, what was slid along a strip first. */
-function telling(found) {
-  const seen = new Map();
-  for (const one of found) {
-    const mode = at(one, keyOf.get("mode"));
-    if (!seen.has(mode)) seen.set(mode, new Map());
-    for (const key of facets) {
-      const values = seen.get(mode);
-      if (!values.has(key)) values.set(key, new Set());
-      values.get(key).add(at(one, key));
-    }
-  }
-  return (one) => {
-    const differ = [...seen.get(at(one, keyOf.get("mode")))]
-      .filter(([, v]) => v.size > 1)
-      .map(([key]) => key);
+/** Captions that tell cards of a group apart: the settings in which neighbours differ come first,
+ * then those that differ anywhere in the group, but never what the title or the heading say. */
+function captions(members) {
+  const [first] = members;
+  const differ = facets.filter((key) => members.some((one) => at(one, key) !== at(first, key)));
+  const said = new Set();
+  return members.map((one, i) => {
+    const beside = [members[i - 1], members[i + 1]].filter(Boolean);
+    const near = differ.filter((key) => beside.some((other) => at(other, key) !== at(one, key)));
     const strip = keyOf.get(setting(one, "strip"));
-    return [...new Set([strip, ...differ])]
-      .filter(
-        (key) => key !== undefined && at(one, key) !== ABSENT && words(at(one, key)) !== one.title,
-      )
-      .filter((key) => !["mode", "prompt", "input.file", "strip"].includes(data.keys[key]))
-      .slice(0, 4)
-      .map((key) => `${spelled(key)}\u00a0${words(at(one, key))}`)
-      .join(" \u00b7 ");
-  };
-}
-
-function picture(one) {
-  const [width, height] = one.size;
-  const small = Math.max(width, height) <= SMALL;
-  const image = h("img", {
-    src: one.url,
-    alt: "",
-    width,
-    height,
-    loading: "lazy",
-    decoding: "async",
-    class: small && "small",
+    const parts = [...new Set([strip, ...near, ...differ])]
+      .filter((key) => key !== undefined && at(one, key) !== ABSENT)
+      .filter((key) => ![state.group, "strip"].includes(data.keys[key]))
+      .filter((key) => ![words(at(one, key)), stem(words(at(one, key)))].includes(one.title))
+      .slice(0, Math.max(4, Math.min(6, near.length)))
+      .sort((a, b) => (b === strip) - (a === strip) || rank(a) - rank(b))
+      .map((key) => `${spelled(key).replaceAll(" ", "\u00a0")}\u00a0${words(at(one, key))}`);
+    const number = /(?:^|\/)(\d{4,})_[^/]*$/.exec(one.id)?.[1];
+    if (number && said.has([one.title, ...parts].join("\n"))) parts.push(`no.\u00a0${+number}`);
+    said.add([one.title, ...parts].join("\n"));
+    return parts.join(" \u00b7 ");
   });
+}
+const stem = (name) => name.replace(/\.\w+$/, "");
+
+/** A picture; one that is no larger than `small` is enlarged by a whole factor. */
+function picture(one, alt, small = SMALL) {
+  const [width, height] = one.size;
+  const more = { width, height, loading: "lazy", decoding: "async" };
+  const kind = Math.max(width, height) <= small ? "img.small" : "img";
+  const image = h(kind, { src: one.url, alt, title: one.name, ...more });
   image.style.setProperty("--side", width);
   return image;
 }
 
+/** The pictures that a result was made from. */
+const inputs = (one) =>
+  one.inputs.length
+    ? h("div.inputs", null, ...one.inputs.map((own) => picture(own, `Input: ${own.name}`, 64)))
+    : null;
+
 /** A result in small. */
 function face(one) {
-  if (one.kind === "picture") return picture(one);
+  if (one.kind === "picture") return picture(one, one.title);
   if (one.kind === "film")
     return h("video", { src: one.url, muted: true, preload: "metadata", tabindex: -1 });
   return h("blockquote", null, one.text ?? one.id.split(".").at(-1));
 }
 
-function card(one, meta) {
-  const made = h(
-    "div",
+function card(one, caption) {
+  const meta = [caption, one.note && "see its note"].filter(Boolean).join(" \u00b7 ");
+  const names = one.inputs.map((own) => `from ${own.name}`);
+  const label = [one.kind, setting(one, "mode"), one.title, ...names, meta, one.text];
+  const onclick = (event) => {
+    current = one.id;
+    if (event.shiftKey || event.ctrlKey || event.metaKey || event.target.closest(".tick"))
+      pick(one.id);
+    else set({ view: one.id }, true);
+  };
+  return h(
+    "div.card",
     {
       role: "option",
-      class: "card",
       "data-id": one.id,
       tabindex: one.id === current ? 0 : -1,
-      "aria-label": [one.kind, setting(one, "mode"), one.title, meta, one.text]
-        .filter(Boolean)
-        .join(", "),
-      onclick: (event) => {
-        current = one.id;
-        if (event.shiftKey || event.ctrlKey || event.metaKey || event.target.closest(".tick"))
-          pick(one.id);
-        else set({ view: one.id }, true);
-      },
-      onfocus: () => {
-        moveTo(one.id);
-      },
+      "aria-label": label.filter(Boolean).join(", "),
+      onclick,
+      onfocus: () => moveTo(one.id),
     },
-    h("div", { class: "mat" }, face(one)),
-    h("span", { class: "tick", "aria-hidden": "true" }),
-    state.group === "title" ? null : h("div", { class: "what" }, one.title),
-    h("div", { class: "meta" }, meta + (one.note ? `${meta && " \u00b7 "}see its note` : "")),
+    h("div.mat", null, face(one)),
+    h("span.tick", { "aria-hidden": "true" }),
+    inputs(one),
+    state.group === "title" ? null : h("div.what", null, one.title),
+    h("div.meta", null, meta),
   );
-  return made;
 }
 
 function showList() {
@@ -122,33 +111,24 @@ function showList() {
   const here = matching.slice((state.page - 1) * AT_ONCE, state.page * AT_ONCE);
   if (!here.some((one) => one.id === current)) current = here[0]?.id ?? "";
   const hadFocus = list.contains(document.activeElement);
-  const told = telling(matching);
   list.replaceChildren(
     ...[...grouped(here)].map(([group, members], i) => {
+      const [all, told] = [groups.get(group), captions(members)];
+      const named = ["mode", "prompt", "input.file"].includes(state.group);
       const name =
-        state.group === "" ? "All results" : state.group === "title" ? group : words(group);
-      const prefix = ["", "title", "mode", "prompt", "input.file"].includes(state.group)
-        ? ""
-        : `${spelled(keyOf.get(state.group))} `;
-      const count = groups.get(group).length;
+        state.group === "" ? "All results"
+        : state.group === "title" ? group
+        : `${named ? "" : `${spelled(keyOf.get(state.group))} `}${words(group)}`;
+      const count =
+        members.length < all.length ? `${members.length} of ${all.length} here` : `${all.length}`;
+      const title = h("h2", { id: `group-${i}`, role: "presentation" }, name);
+      title.append(h("span.count", null, count));
+      const cards = members.map((one, k) => card(one, told[k]));
       return h(
-        "div",
-        { role: "group", class: "group", "aria-labelledby": `group-${i}` },
-        h(
-          "h2",
-          { id: `group-${i}`, role: "presentation" },
-          prefix + name,
-          h(
-            "span",
-            { class: "count" },
-            members.length < count ? `${members.length} of ${count} here` : `${count}`,
-          ),
-        ),
-        h(
-          "div",
-          { class: "cards", role: "presentation" },
-          ...members.map((one) => card(one, told(one))),
-        ),
+        "div.group",
+        { role: "group", "aria-labelledby": `group-${i}` },
+        title,
+        h("div.cards", { role: "presentation" }, ...cards),
       );
     }),
   );
@@ -178,32 +158,22 @@ const cardOf = (id) => list.querySelector(`[data-id="${CSS.escape(id)}"]`);
 const focusCurrent = () => cardOf(current)?.focus();
 
 function pick(id) {
-  const picks = state.picks.includes(id)
-    ? state.picks.filter((other) => other !== id)
-    : [...state.picks, id];
-  set({ picks });
+  const others = state.picks.filter((other) => other !== id);
+  set({ picks: others.length < state.picks.length ? others : [...others, id] });
 }
 
 /** Put the numbers of picks on the cards and the picks in the tray. */
 function showPicks() {
-  for (const made of list.querySelectorAll(".card")) {
-    const number = state.picks.indexOf(made.dataset.id) + 1;
-    made.setAttribute("aria-selected", String(number > 0));
-    made.querySelector(".tick").dataset.number = number || "+";
+  for (const shown of list.querySelectorAll(".card")) {
+    const number = state.picks.indexOf(shown.dataset.id) + 1;
+    shown.setAttribute("aria-selected", String(number > 0));
+    shown.querySelector(".tick").dataset.number = number || "+";
   }
   $("tray").hidden = !state.picks.length;
   $("compare").textContent = `Compare ${state.picks.length}`;
   $("compare").disabled = state.picks.length < 2;
-  $("picked").replaceChildren(
-    ...state.picks.slice(-6).map((id) => {
-      const one = byId.get(id);
-      return h(
-        "li",
-        { title: one.title },
-        one.size
-          ? h("img", { src: one.url, alt: one.title })
-          : (one.text?.slice(0, 40) ?? one.kind),
-      );
-    }),
-  );
+  const small = (one) =>
+    one.size ? h("img", { src: one.url, alt: one.title }) : (one.text?.slice(0, 40) ?? one.kind);
+  const last = state.picks.slice(-6).map((id) => byId.get(id));
+  $("picked").replaceChildren(...last.map((one) => h("li", { title: one.title }, small(one))));
 }

@@ -1,29 +1,23 @@
 // The closer look: one result with its whole record, or picked ones side by side with what differs.
 
-const closable = { same: false, circumstances: false }; // which folded parts are open
+const isOpen = { same: false, circumstances: false }; // which folded parts are open
 
 /** A result's picture in a frame that scrolls, or its text; `others` are words not to be marked. */
 function sight(one, others) {
-  if (one.kind === "film")
-    return h("video", {
-      src: one.url,
-      controls: true,
-      loop: true,
-      "aria-label": `Film: ${one.title}`,
-    });
-  if (one.kind === "file") return h("p", { class: "saying" }, h("a", { href: one.url }, one.id));
-  if (one.kind === "text") return h("blockquote", { class: "saying" }, ...marked(one.text, others));
-  const [width, height] = one.size;
-  const image = h("img", { src: one.url, alt: one.title, draggable: "false" });
+  if (one.kind === "film") {
+    const label = `Film: ${one.title}`;
+    return h("video", { src: one.url, controls: true, loop: true, "aria-label": label });
+  }
+  if (one.kind === "file") return h("p.saying", null, h("a", { href: one.url }, one.id));
+  if (one.kind === "text") return h("blockquote.saying", null, ...marked(one.text, others));
   const frame = h(
-    "div",
+    "div.frame",
     {
-      class: "frame",
       tabindex: 0,
       role: "group",
       "aria-label": `Picture: ${one.title}`,
-      "data-width": width,
-      "data-height": height,
+      "data-width": one.size[0],
+      "data-height": one.size[1],
       onscroll: () => scrollAlike(frame),
       onpointerdown: (event) =>
         event.pointerType === "mouse" && frame.setPointerCapture(event.pointerId),
@@ -31,9 +25,9 @@ function sight(one, others) {
         frame.hasPointerCapture(event.pointerId) &&
         frame.scrollBy(-event.movementX, -event.movementY),
     },
-    image,
+    h("img", { src: one.url, alt: one.title, draggable: "false" }),
   );
-  return h("figure", null, frame, h("figcaption", { class: "meta" }));
+  return h("figure", null, frame, h("figcaption.meta"));
 }
 
 /** A text in pieces; words that the reference lacks are marked. */
@@ -51,26 +45,24 @@ function zoomFrames() {
     const [width, height] = [+frame.dataset.width, +frame.dataset.height];
     const room = Math.min(frame.clientWidth / width, frame.clientHeight / height);
     const factor = state.zoom || (room >= 1 ? Math.floor(room) : room);
-    const middle = [
-      (frame.scrollLeft + frame.clientWidth / 2) / frame.scrollWidth,
-      (frame.scrollTop + frame.clientHeight / 2) / frame.scrollHeight,
-    ];
+    const x = (frame.scrollLeft + frame.clientWidth / 2) / frame.scrollWidth;
+    const y = (frame.scrollTop + frame.clientHeight / 2) / frame.scrollHeight;
     frame.dataset.factor = factor;
     frame.firstChild.style.width = `${width * factor}px`;
     frame.firstChild.style.height = `${height * factor}px`;
-    lead(
+    lead( // what was in the middle stays there
       frame,
-      middle[0] * frame.scrollWidth - frame.clientWidth / 2,
-      middle[1] * frame.scrollHeight - frame.clientHeight / 2,
+      x * frame.scrollWidth - frame.clientWidth / 2,
+      y * frame.scrollHeight - frame.clientHeight / 2,
     );
     frame.firstChild.classList.toggle("pixels", factor > 1);
     const scale = factor < 1 ? `at ${Math.round(100 * factor)} %` : `${factor} : 1`;
     frame.nextSibling.textContent = `${width} \u00d7 ${height} pixels, shown ${scale}`;
   }
-  for (const one of look.querySelectorAll("[data-zoom]")) {
-    one.disabled = !look.querySelector(".frame");
-    if ("01".includes(one.dataset.zoom))
-      one.setAttribute("aria-pressed", String(state.zoom === +one.dataset.zoom));
+  for (const key of look.querySelectorAll("[data-zoom]")) {
+    key.disabled = !look.querySelector(".frame");
+    if ("01".includes(key.dataset.zoom))
+      key.setAttribute("aria-pressed", String(state.zoom === +key.dataset.zoom));
   }
 }
 
@@ -85,17 +77,12 @@ function zoom(how) {
 function scrollAlike(frame) {
   if (led.get(frame) === `${frame.scrollLeft} ${frame.scrollTop}`) return;
   const share = (length, inner, outer) => (inner > outer ? length / (inner - outer) : 0);
-  const [x, y] = [
-    share(frame.scrollLeft, frame.scrollWidth, frame.clientWidth),
-    share(frame.scrollTop, frame.scrollHeight, frame.clientHeight),
-  ];
+  const x = share(frame.scrollLeft, frame.scrollWidth, frame.clientWidth);
+  const y = share(frame.scrollTop, frame.scrollHeight, frame.clientHeight);
   for (const other of look.querySelectorAll(".frame")) {
+    const [width, height] = [other.scrollWidth, other.scrollHeight];
     if (other !== frame)
-      lead(
-        other,
-        x * (other.scrollWidth - other.clientWidth),
-        y * (other.scrollHeight - other.clientHeight),
-      );
+      lead(other, x * (width - other.clientWidth), y * (height - other.clientHeight));
   }
 }
 
@@ -105,13 +92,15 @@ function lead(frame, left, top) {
   led.set(frame, `${frame.scrollLeft} ${frame.scrollTop}`);
 }
 
-function links(one, name = one.id) {
-  return h(
-    "p",
-    { class: "links" },
-    h("a", { href: one.url, title: one.id }, name),
-    one.json ? h("a", { href: one.json }, "record") : null,
-  );
+/** Below a result: its files, what is odd about it, and what it was made from. */
+function about(one, name = one.id) {
+  const record = one.json ? h("a", { href: one.json }, "record") : null;
+  const own = one.inputs.map((input) => input.name).join(", ") || null;
+  return [
+    h("p.links", null, h("a", { href: one.url, title: one.id }, name), record),
+    one.note ? h("p.note", null, one.note) : null,
+    own && h("figure.from", null, inputs(one), h("figcaption.meta", null, `made from ${own}`)),
+  ];
 }
 
 /** A record's keys in the order of reading: as they are, but long ones last. */
@@ -123,54 +112,44 @@ function keysOf(chosen) {
 }
 
 function row(key, chosen) {
-  return h(
-    "tr",
-    { "data-key": data.keys[key] },
-    h("th", { scope: "row" }, spelled(key).replace(/^found /, "")),
-    ...chosen.map((one, i) => {
-      const [value, first] = [at(one, key), at(chosen[0], key)];
-      const other = i > 0 && value !== first;
-      const texts =
-        other &&
-        [value, first].every((v) => typeof data.values[v] === "string" && words(v).includes(" "));
-      return h(
-        "td",
-        {
-          class: [other && "other", value === ABSENT && "absent"].filter(Boolean).join(" ") || null,
-        },
-        ...(texts ? marked(words(value), words(first)) : [words(value)]),
-      );
-    }),
-  );
+  const first = at(chosen[0], key);
+  const isText = (value) => typeof data.values[value] === "string" && words(value).includes(" ");
+  const cells = chosen.map((one, i) => {
+    const value = at(one, key);
+    const other = i > 0 && value !== first;
+    const kind = `td${other ? ".other" : ""}${value === ABSENT ? ".absent" : ""}`;
+    const mark = other && isText(value) && isText(first);
+    return h(kind, null, ...(mark ? marked(words(value), words(first)) : [words(value)]));
+  });
+  const name = h("th", { scope: "row" }, spelled(key).replace(/^found /, ""));
+  return h("tr", { "data-key": data.keys[key] }, name, ...cells);
 }
 
+/** Rows of a table under a title; with the name of a part that can be folded, a button for it. */
 function part(title, keys, chosen, fold) {
   if (!keys.length) return [];
-  const rows = h(
-    "tbody",
-    { hidden: fold && !closable[fold], "data-part": title },
-    ...keys.map((key) => row(key, chosen)),
-  );
-  const toggle =
-    fold &&
-    button(
-      closable[fold] ? "Hide" : "Show",
-      (event) => {
-        closable[fold] = !closable[fold];
-        rows.hidden = !closable[fold];
-        event.target.textContent = closable[fold] ? "Hide" : "Show";
-        event.target.setAttribute("aria-expanded", String(closable[fold]));
-      },
-      { "aria-expanded": String(closable[fold]), "aria-label": `Show: ${title}` },
-    );
-  const head = h(
-    "th",
-    { scope: "rowgroup", colspan: chosen.length + 1 },
-    fold ? `${title} (${keys.length})` : title,
-  );
-  if (toggle) head.append(toggle);
-  return [h("tbody", { class: "title" }, h("tr", null, head)), rows];
+  const hidden = fold && !isOpen[fold];
+  const rows = keys.map((key) => row(key, chosen));
+  const body = h("tbody", { hidden, "data-part": title }, ...rows);
+  const text = () => (isOpen[fold] ? "Hide" : "Show");
+  const toggle = (event) => {
+    isOpen[fold] = !isOpen[fold];
+    body.hidden = !isOpen[fold];
+    event.target.textContent = text();
+    event.target.setAttribute("aria-expanded", String(isOpen[fold]));
+  };
+  const more = { "aria-expanded": String(isOpen[fold]), "aria-label": `Show: ${title}` };
+  const head = titleOf(fold ? `${title} (${keys.length})` : title, chosen);
+  if (fold) head.querySelector("th").append(button(text(), toggle, more));
+  return [head, body];
 }
+
+const titleOf = (text, chosen) =>
+  h(
+    "tbody.title",
+    null,
+    h("tr", null, h("th", { scope: "rowgroup", colspan: chosen.length + 1 }, text)),
+  );
 
 /** Result's settings as table parts: what differs, what was found, what is alike, circumstances. */
 function facts(chosen) {
@@ -178,98 +157,58 @@ function facts(chosen) {
   const settings = keys.filter((key) => !isCircumstance(key));
   const found = keys.filter((key) => /^found\b/.test(data.keys[key]));
   const rest = keys.filter((key) => isCircumstance(key) && !found.includes(key));
+  const split = (test) => [settings.filter(test), settings.filter((key) => !test(key))];
   if (chosen.length === 1) {
+    const [long, short] = split(isLong);
     return [
-      ...part(
-        "Settings",
-        settings.filter((key) => !isLong(key)),
-        chosen,
-      ),
+      ...part("Settings", short, chosen),
       ...part("Found", found, chosen),
-      ...part(
-        "Weights, inputs, versions",
-        [...settings.filter(isLong), ...rest],
-        chosen,
-        "circumstances",
-      ),
+      ...part("Weights, inputs, versions", [...long, ...rest], chosen, "circumstances"),
     ];
   }
-  const differs = (key) => chosen.some((one) => at(one, key) !== at(chosen[0], key));
-  const differing = settings.filter(differs);
-  const none = h(
-    "tbody",
-    { class: "title" },
-    h("tr", null, h("th", { colspan: chosen.length + 1 }, "No setting differs")),
+  const [differing, alike] = split((key) =>
+    chosen.some((one) => at(one, key) !== at(chosen[0], key)),
   );
   return [
-    ...(differing.length ? part("Settings that differ", differing, chosen) : [none]),
+    ...part("Settings that differ", differing, chosen),
+    ...(differing.length ? [] : [titleOf("No setting differs", chosen)]),
     ...part("Found", found, chosen),
-    ...part(
-      "Settings alike",
-      settings.filter((key) => !differs(key)),
-      chosen,
-      "same",
-    ),
+    ...part("Settings alike", alike, chosen, "same"),
     ...part("Circumstances", rest, chosen, "circumstances"),
   ];
 }
 
 function lookAtOne(one) {
   const parts = (setting(one, "of") || "").split(", ").filter((id) => byId.has(id));
-  $("sight").replaceChildren(
-    h(
-      "div",
-      { class: "one" },
-      sight(one),
-      h(
-        "div",
-        null,
-        h("p", { class: "what" }, one.title),
-        links(one),
-        one.note ? h("p", { class: "note" }, one.note) : null,
-        parts.length > 1
-          ? button(`Compare the ${parts.length} it was made of`, () =>
-              set({ picks: parts, view: "compare" }),
-            )
-          : null,
-        h("table", { class: "facts" }, ...facts([one])),
-      ),
-    ),
-  );
+  const compare = () => set({ picks: parts, view: "compare" });
+  const more =
+    parts.length > 1 ? button(`Compare the ${parts.length} it was made of`, compare) : null;
+  const beside = [h("p.what", null, one.title), ...about(one), more].filter(Boolean);
+  const table = h("table.facts", null, ...facts([one]));
+  $("sight").replaceChildren(h("div.one", null, sight(one), h("div", null, ...beside, table)));
 }
 
 function lookAtMany(chosen) {
-  const head = chosen.map((one, i) =>
-    h(
+  const head = chosen.map((one, i) => {
+    const toFront = () =>
+      set({ picks: [one.id, ...state.picks.filter((id) => id !== one.id)] });
+    const number = h("span.order", { "aria-hidden": "true" }, `${i + 1}`);
+    return h(
       "th",
       { scope: "col", "data-id": one.id },
       sight(one, i ? chosen[0].text : undefined),
+      h("p.what", null, number, one.title),
+      ...about(one, one.kind),
       h(
-        "p",
-        { class: "what" },
-        h("span", { class: "order", "aria-hidden": "true" }, `${i + 1}`),
-        one.title,
-      ),
-      links(one, one.kind),
-      one.note ? h("p", { class: "note" }, one.note) : null,
-      h(
-        "p",
-        { class: "links" },
-        i
-          ? button("Compare to this", () =>
-              set({ picks: [one.id, ...state.picks.filter((id) => id !== one.id)] }),
-            )
-          : null,
+        "p.links",
+        null,
+        i ? button("Compare to this", toFront) : null,
         button("Remove", () => pick(one.id)),
       ),
-    ),
-  );
-  const table = h(
-    "table",
-    { class: "facts many" },
-    h("thead", null, h("tr", null, h("td"), ...head)),
-    ...facts(chosen),
-  );
+    );
+  });
+  const top = h("thead", null, h("tr", null, h("td"), ...head));
+  const table = h("table.facts.many", null, top, ...facts(chosen));
   table.style.setProperty("--count", chosen.length);
   $("sight").replaceChildren(table);
 }
@@ -291,15 +230,13 @@ function showLook() {
     $("sight").scrollTop = 0;
   }
   look.dataset.what = what;
+  const place = matching.indexOf(one);
+  const where = place < 0 ? "filtered out" : `${place + 1} of ${matching.length}`;
   $("look-title").textContent = many
     ? `${chosen.length} results side by side`
-    : `${setting(one, "mode")}, ` +
-      (matching.includes(one)
-        ? `${matching.indexOf(one) + 1} of ${matching.length}`
-        : "filtered out");
+    : `${setting(one, "mode")}, ${where}`;
   for (const id of ["back", "forth", "pick"]) $(id).hidden = many;
   if (one) {
-    const place = matching.indexOf(one);
     $("back").disabled = place < 1;
     $("forth").disabled = place < 0 || place > matching.length - 2;
     $("pick").textContent = state.picks.includes(one.id) ? "Picked" : "Pick";

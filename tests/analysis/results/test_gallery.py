@@ -10,7 +10,8 @@ from urllib.parse import unquote_to_bytes
 import pytest
 
 from analysis import __main__ as cli
-from analysis.results.gallery import collect, embedded, flat, packed, url, write_gallery
+from analysis.results.collection import collect, flat
+from analysis.results.gallery import embedded, packed, url, write_gallery
 from analysis.results.outputs import save
 from tests.analysis.result_folders import HOSTILE, NAMES, ODD, fill, pictures
 

@@ -4,14 +4,19 @@ It is judged from outside: what Chromium shows, what is focused, what the addres
 it asked for. Where there is no Chromium, the tests are skipped and say so, but in CI they fail.
 """
 
+import hashlib
 import io
 import json
 import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from analysis.results.gallery import collect, write_gallery
+from analysis.results.collection import collect
+from analysis.results.gallery import write_gallery
+from analysis.results.outputs import save
+from analysis.results.result import Result
 from tests.analysis.chromium import MISSING, Browser, chromium
 from tests.analysis.result_folders import HOSTILE, NAMES, fill
 
@@ -169,7 +174,7 @@ def test_filters_by_words_settings_and_boxes(page):
     assert browser.js(FOCUSED) == "t2i/0003_a-red-ring_seed20.png"
     browser.click("#clear")
     assert len(browser.js(CARDS)) == 7
-    browser.click("[data-key] label:has(input[id^=is-]) input")  # the first mode: i2t
+    browser.click("[data-key] label:nth-of-type(2) input")  # the second mode: i2t
     assert browser.js(CARDS) == ["i2t/0001_heart_seed1.txt", "i2t/0002_heart_seed2.txt"]
     browser.press("/")
     browser.type("star")
@@ -185,6 +190,74 @@ def test_groups_and_order(page):
     assert browser.js(titles) == ["seed 20", "seed 21", "seed 99", "seed –"]
     browser = page("#group=title&q=heart")
     assert browser.js(titles) == ["heart"]
+
+
+def made_from(mode: str, path: Path, seeds: tuple[int, ...], **settings) -> Result:
+    """Results of a mode, made from a picture file."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    about = {"input": {"file": path.name, "sha256": digest}}
+    samples = [about | {"seed": seed} for seed in seeds]
+    images = [Image.new("RGB", (8, 8), (20 * seed, 0, 0)) for seed in seeds]
+    return Result(mode, {"mode": mode, **settings, "samples": samples}, images)
+
+
+def test_inputs_stand_beside_results(browser, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    (photos / "below").mkdir(parents=True)
+    pixels = photos / "below" / "pixels é.png"
+    Image.new("RGB", (8, 4), "red").save(pixels)
+    large = photos / "large.jpg"
+    Image.new("RGB", (900, 600), "blue").save(large)
+    save(made_from("i2i", pixels, (1,)), out)
+    (result,) = save(made_from("i2i", large, (2,)), out)
+    save(made_from("i2i", result, (3,)), out)  # a result that was an input in turn
+    Image.new("RGB", (8, 4), "green").save(photos / "gone.png")
+    save(made_from("i2i", photos / "gone.png", (4,)), out)
+    Image.new("RGB", (8, 4), "white").save(photos / "gone.png")  # the name is not what counts
+    browser.open(write_gallery(out, [photos])[0].as_uri())
+    browser.wait("[...document.querySelectorAll('#list img')].every(i => i.complete)")
+    own = "[...c.querySelectorAll('.inputs img')].map(i => [i.alt, i.naturalWidth])"
+    assert browser.js(f"[...document.querySelectorAll('.card')].map(c => {own})") == [
+        [["Input: pixels é.png", 8]],
+        [["Input: large.jpg", 256]],
+        [[f"Input: {result.name}", 8]],
+        [],
+    ]
+    colour = (
+        "(() => { const c = document.createElement('canvas'); const p = c.getContext('2d');"
+        "p.drawImage(document.querySelector('.inputs img'), 0, 0);"
+        "return [...p.getImageData(1, 1, 1, 1).data]; })()"
+    )
+    assert browser.js(colour) == [255, 0, 0, 255]
+    browser.press("ArrowRight", "Enter")
+    assert browser.js("document.querySelector('.from').textContent") == "made from pixels é.png"
+    assert browser.js("document.querySelectorAll('img:not([alt]), img[alt=\"\"]').length") == 0
+    assert browser.errors == []
+
+
+def test_captions_tell_neighbours_apart_and_modes_have_their_order(browser, tmp_path):
+    picture = tmp_path / "heart.png"
+    Image.new("RGB", (8, 4), "red").save(picture)
+    for mode in ("interpolate", "i2i", "dual", "odd", "t2i"):
+        save(made_from(mode, picture, (1,)), tmp_path / "out")
+    usual = {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1}
+    save(made_from("i2i", picture, (1, 2), **usual), tmp_path / "out")
+    save(made_from("i2i", picture, (2,), **usual | {"e": 2}), tmp_path / "out")
+    save(made_from("i2i", picture, (2,), **usual | {"e": 2}), tmp_path / "out")
+    browser.open(write_gallery(tmp_path / "out", order=["t2i", "i2i", "dual"])[0].as_uri())
+    titles = "[...document.querySelectorAll('.group h2')].map(h => h.firstChild.textContent)"
+    assert browser.js(titles) == ["t2i", "i2i", "dual", "interpolate", "odd"]
+    group = "document.querySelectorAll('.group')[1]"
+    captions = browser.js(f"[...{group}.querySelectorAll('.meta')].map(m => m.textContent)")
+    captions = [caption.replace("\u00a0", " ").split(" \u00b7 ") for caption in captions]
+    assert captions == [
+        ["seed 1"],
+        ["seed 1", "e 1"],
+        ["seed 2", "e 1"],
+        ["seed 2", "e 2"],
+        ["seed 2", "e 2", "no. 5"],  # made twice: nothing else tells them apart
+    ]
+    assert browser.errors == []
 
 
 def test_the_address_brings_a_view_back(page):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from analysis.modes import image_to_text, image_variation, text_to_image
 from analysis.modes.edit import edit, latent_edit
-from analysis.modes.generate import image_to_text, image_variation, text_to_image
 from analysis.modes.interpolate import interpolate
 from analysis.modes.mix import blend, dual_guided
 from analysis.results.mode_sheets import (
