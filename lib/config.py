@@ -6,8 +6,11 @@ turns into plain JSON and back (`to_dict`, `from_dict`).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Interval, Len
 
 from lib.checks import whole_number
 
@@ -35,8 +38,28 @@ FLOWS = {
 """Flow -> (kind of thing generated, kind of thing that conditions)."""
 
 
+# ranges far wider than any model needs: what is outside is a mistake, or fills the memory
+Width = Annotated[int, Interval(ge=1, le=2**17)]
+Count = Annotated[int, Interval(ge=1, le=2**20)]
+Layers = Annotated[int, Interval(ge=0, le=256)]
+Token = Annotated[int, Interval(ge=0, le=2**20)]
+Mult = Annotated[int, Interval(ge=1, le=64)]
+Levels = Annotated[tuple[Mult, ...], Len(1, 8)]
+Side = Annotated[int, Interval(ge=1, le=2**12)]
+Positive = Annotated[float, Interval(gt=0, le=1e6)]
+Scale = Annotated[float, Interval(ge=0, le=1e6)]
+Beta = Annotated[float, Interval(gt=0, lt=1)]
+Activation = Literal["quick_gelu", "gelu"]
+
+
+class Checked:
+    """How `ModelSpec.from_dict` reads these classes: no unknown fields, no infinite numbers."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
+
+
 @dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(Checked):
     """The four-flow UNet: one plan of steps, two data columns, two context columns.
 
     Attributes:
@@ -52,17 +75,17 @@ class UNetConfig:
         norm_groups: groups of every GroupNorm.
     """
 
-    image_channels: int = 4
-    text_dim: int = 768
-    model_channels: int = 320
-    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: tuple[int, ...] = (2, 2, 2, 2)
+    image_channels: Width = 4
+    text_dim: Width = 768
+    model_channels: Width = 320
+    channel_mult: Levels = (1, 2, 4, 4)
+    num_res_blocks: tuple[Layers, ...] = (2, 2, 2, 2)
     context_levels: tuple[bool, ...] = (True, True, True, False)
-    second_dim: int = 4
-    image_heads: int = 8
-    text_heads: int = 8
-    context_dim: int = 768
-    norm_groups: int = 32
+    second_dim: Mult = 4
+    image_heads: Width = 8
+    text_heads: Width = 8
+    context_dim: Width = 768
+    norm_groups: Width = 32
 
     def __post_init__(self) -> None:
         levels = len(self.channel_mult)
@@ -85,15 +108,11 @@ class UNetConfig:
                         "the middle."
                     )
         for width in widths:
-            if width % self.norm_groups:
-                raise ValueError(
-                    f"Width {width} cannot be split into {self.norm_groups} GroupNorm groups: "
-                    "choose norm_groups that divides every level's width."
-                )
+            _check_groups(width, self.norm_groups)
 
 
 @dataclass(frozen=True)
-class KLConfig:
+class KLConfig(Checked):
     """The image VAE (`kl-f8`): f = patch * 2 ** (len(ch_mult) - 1), z_channels latent channels.
 
     `scale` brings latents to about unit variance: the diffuser sees `scale * z`. `patch` pixels a
@@ -101,14 +120,18 @@ class KLConfig:
     then spends its convolutions where they are wide enough to be fast.
     """
 
-    ch: int = 128
-    ch_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
-    z_channels: int = 4
-    embed_dim: int = 4
-    norm_groups: int = 32
-    scale: float = 0.18215
-    patch: int = 1
+    ch: Width = 128
+    ch_mult: Levels = (1, 2, 4, 4)
+    num_res_blocks: Layers = 2
+    z_channels: Width = 4
+    embed_dim: Width = 4
+    norm_groups: Width = 32
+    scale: Positive = 0.18215
+    patch: Mult = 1
+
+    def __post_init__(self) -> None:
+        for mult in (1, *self.ch_mult):
+            _check_groups(self.ch * mult, self.norm_groups)
 
     @property
     def factor(self) -> int:
@@ -117,7 +140,7 @@ class KLConfig:
 
 
 @dataclass(frozen=True)
-class OptimusConfig:
+class OptimusConfig(Checked):
     """The text VAE: BERT encodes, GPT-2 decodes, a vector of `latent` numbers between them.
 
     `bert_*` and `gpt2_*` are those networks' own sizes; `max_input` word pieces are read,
@@ -125,50 +148,70 @@ class OptimusConfig:
     the diffuser sees `scale * z`.
     """
 
-    latent: int = 768
-    hidden: int = 768
-    intermediate: int = 3072
-    layers: int = 12
-    heads: int = 12
-    bert_vocab: int = 28996
-    bert_positions: int = 512
-    gpt2_hidden: int = 768
-    gpt2_layers: int = 12
-    gpt2_heads: int = 12
-    gpt2_vocab: int = 50260
-    gpt2_positions: int = 1024
-    max_input: int = 77
-    max_output: int = 30
-    temperature: float = 1.0
-    scale: float = 1.0
+    latent: Width = 768
+    hidden: Width = 768
+    intermediate: Width = 3072
+    layers: Layers = 12
+    heads: Width = 12
+    bert_vocab: Count = 28996
+    bert_positions: Count = 512
+    gpt2_hidden: Width = 768
+    gpt2_layers: Layers = 12
+    gpt2_heads: Width = 12
+    gpt2_vocab: Count = 50260
+    gpt2_positions: Count = 1024
+    max_input: Count = 77
+    max_output: Count = 30
+    temperature: Scale = 1.0
+    scale: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        _check_heads("hidden", self.hidden, self.heads)
+        _check_heads("gpt2_hidden", self.gpt2_hidden, self.gpt2_heads)
+        if self.max_input > self.bert_positions or self.max_output > self.gpt2_positions:
+            raise ValueError(
+                f"max_input is {self.max_input} and max_output {self.max_output}, but there are "
+                f"{self.bert_positions} and {self.gpt2_positions} positions: give no more."
+            )
 
 
 @dataclass(frozen=True)
-class ClipTextConfig:
+class ClipTextConfig(Checked):
     """CLIP's text tower: a causal transformer read at the end-of-text token."""
 
-    hidden: int = 768
-    intermediate: int = 3072
-    layers: int = 12
-    heads: int = 12
-    vocab: int = 49408
-    positions: int = 77
-    act: str = "quick_gelu"
-    bos: int = 49406
-    eos: int = 49407
+    hidden: Width = 768
+    intermediate: Width = 3072
+    layers: Layers = 12
+    heads: Width = 12
+    vocab: Count = 49408
+    positions: Count = 77
+    act: Activation = "quick_gelu"
+    bos: Token = 49406
+    eos: Token = 49407
+
+    def __post_init__(self) -> None:
+        _check_heads("hidden", self.hidden, self.heads)
 
 
 @dataclass(frozen=True)
-class ClipVisionConfig:
+class ClipVisionConfig(Checked):
     """CLIP's vision tower: a ViT with a class token and one token a patch."""
 
-    hidden: int = 1024
-    intermediate: int = 4096
-    layers: int = 24
-    heads: int = 16
-    image_size: int = 224
-    patch_size: int = 14
-    act: str = "quick_gelu"
+    hidden: Width = 1024
+    intermediate: Width = 4096
+    layers: Layers = 24
+    heads: Width = 16
+    image_size: Side = 224
+    patch_size: Side = 14
+    act: Activation = "quick_gelu"
+
+    def __post_init__(self) -> None:
+        _check_heads("hidden", self.hidden, self.heads)
+        if self.patch_size > self.image_size:
+            raise ValueError(
+                f"patch_size is {self.patch_size}, image_size {self.image_size}: a patch is no "
+                "larger than the picture."
+            )
 
     @property
     def tokens(self) -> int:
@@ -177,17 +220,17 @@ class ClipVisionConfig:
 
 
 @dataclass(frozen=True)
-class ClipConfig:
+class ClipConfig(Checked):
     """Both towers, the width they meet in, and the side pictures are resized to beforehand."""
 
-    projection: int = 768
-    resize: int = 512
+    projection: Width = 768
+    resize: Side = 512
     text: ClipTextConfig = field(default_factory=ClipTextConfig)
     vision: ClipVisionConfig = field(default_factory=ClipVisionConfig)
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(Checked):
     """Everything that says which Versatile Diffusion this is, apart from the weights.
 
     `steps` and `scale_*` are the defaults of sampling: DDIM steps, and guidance for text and for
@@ -199,13 +242,13 @@ class ModelSpec:
     image_vae: KLConfig = field(default_factory=KLConfig)
     text_vae: OptimusConfig = field(default_factory=OptimusConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
-    image_size: int = 512
-    num_timesteps: int = 1000
-    beta_start: float = 8.5e-4
-    beta_end: float = 1.2e-2
-    steps: int = 50
-    scale_text: float = 7.5
-    scale_image: float = 7.5
+    image_size: Side = 512
+    num_timesteps: Count = 1000
+    beta_start: Beta = 8.5e-4
+    beta_end: Beta = 1.2e-2
+    steps: Count = 50
+    scale_text: Scale = 7.5
+    scale_image: Scale = 7.5
 
     def __post_init__(self) -> None:
         if self.unet.context_dim != self.clip.projection:
@@ -223,6 +266,7 @@ class ModelSpec:
                 f"The image column takes {self.unet.image_channels} latent channels, the image VAE "
                 f"gives {self.image_vae.embed_dim}: make the two equal."
             )
+        self.latent_shape("image")  # of its own size
 
     def latent_shape(
         self, kind: str, height: int | None = None, width: int | None = None
@@ -265,56 +309,38 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
-        """Rebuild a spec from `to_dict`'s output; an unknown or missing field is a ValueError."""
-        return _build(cls, values, where="spec")
+        """Rebuild a spec from `to_dict`'s output; every type, range and name is checked.
+
+        Raises:
+            ValueError: names the first field that is unknown, missing or not possible.
+        """
+        # only who reads a configuration pays for the import
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+        field = ".".join(["spec", *map(str, problem["loc"])])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "value_error":  # a rule of a class here, which says all
+            raise ValueError(f"{field}: {message}")
+        shown = repr(problem["input"])
+        shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
+        raise ValueError(f"{field} is {shown}: {message[0].lower()}{message[1:]}.")
 
 
-_NESTED = {
-    "unet": UNetConfig,
-    "image_vae": KLConfig,
-    "text_vae": OptimusConfig,
-    "clip": ClipConfig,
-    "text": ClipTextConfig,
-    "vision": ClipVisionConfig,
-}
-
-
-def _build(cls: type, values: dict[str, Any], where: str) -> Any:
-    known = {f.name for f in fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
+def _check_groups(width: int, groups: int) -> None:
+    if width % groups:
         raise ValueError(
-            f"{where} has unknown fields {', '.join(unknown)}; "
-            f"known are {', '.join(sorted(known))}."
+            f"Width {width} cannot be split into {groups} GroupNorm groups: choose norm_groups "
+            "that divides every level's width."
         )
-    built = {}
-    for key, value in values.items():
-        if key in _NESTED and isinstance(value, dict):
-            value = _build(_NESTED[key], value, where=f"{where}.{key}")
-        built[key] = tuple(value) if isinstance(value, list) else value
-    try:
-        return cls(**built)
-    except TypeError as error:
-        raise ValueError(f"{where} is incomplete: {error}.") from error
 
 
-def components_for(flows: tuple[str, ...] | list[str], encoders: bool = False) -> tuple[str, ...]:
-    """The components that the given flows read, in the order of `COMPONENTS`.
-
-    Text-to-image needs five (1.03 B parameters of the released model's 3.8 B). `encoders` adds the
-    VAE encoders of the generated kinds, which only starting from a given picture or text
-    ("fidelity", editing, reconstruction) needs.
-
-    Raises:
-        ValueError: an unknown flow.
-    """
-    needed = {"time_embed"}
-    for flow in flows:
-        if flow not in FLOWS:
-            raise ValueError(f"There is no flow {flow!r}: choose from {', '.join(FLOWS)}.")
-        data, context = FLOWS[flow]
-        tower = "clip_text" if context == "text" else "clip_vision"
-        needed |= {f"{data}_data", f"{context}_context", f"{data}_decoder", tower}
-        if encoders:
-            needed.add(f"{data}_encoder")
-    return tuple(part for part in COMPONENTS if part in needed)
+def _check_heads(name: str, width: int, heads: int) -> None:
+    if width % heads:
+        raise ValueError(
+            f"{name} is {width}, which cannot be split into {heads} heads: choose a number of "
+            "heads that divides it."
+        )

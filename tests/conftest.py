@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.checkpoints.weights import load, save
+from lib.checkpoints import load, save
 from lib.components import build
 from lib.config import (
     COMPONENTS,

@@ -43,15 +43,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from analysis.modes.focus import focus
-from lib.checkpoints import keymaps
-from lib.checkpoints.released_config import read_released
-from lib.checkpoints.weights import load
+from analysis.modes.focus import focus_tokens
+from lib.checkpoints import keymaps, load
 from lib.components import build
 from lib.config import COMPONENTS, ModelSpec
 from lib.guidance import guided
 from lib.model import Context, VersatileDiffusion
 from lib.sampler import ddim
+from tests.released_config import read_released
 
 CONFIG = Path(__file__).parent / "fixtures" / "tiny_config.json"
 TOLERANCE = 1e-4
@@ -257,7 +256,7 @@ class Entries:
         return self.vd.clip_vision(self.input("clip.pixels"), mask)
 
     def rank(self, level: str) -> Tensor:
-        return focus(self.input("rank.input"), float(level))
+        return focus_tokens(self.input("rank.input"), float(level))
 
 
 # ---------------------------------------------------------------------- the comparison

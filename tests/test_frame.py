@@ -24,12 +24,13 @@ from data.scenes.captions import parse
 from data.scenes.draw import render
 from data.scenes.judge import JUDGE_FOLDER
 from data.scenes.world import COLORS, SHAPES, SIZES, is_test
+from lib.checkpoints import load
 from lib.checkpoints.hub import MAIN_FILES, SOURCES
 from lib.checkpoints.sources import read_spec
-from lib.checkpoints.weights import load
-from lib.components import build
-from lib.config import FLOWS, VD_FOUR_FLOW_V1_0, components_for
+from lib.components import build, components_for
+from lib.config import FLOWS
 from lib.fingerprints import fingerprint
+from lib.specs import VD_FOUR_FLOW_V1_0
 from tests import golden
 from training import __main__ as training_cli
 from training import stages

@@ -1,9 +1,9 @@
 """What a parameter is called in every kind of file that Versatile Diffusion has been released as.
 
 Our modules carry the names of the newer release, so most maps are a prefix. A *layout* is one way
-of naming; `file_keys` goes from a component's parameter to its key in a file of that layout,
-`owner` back from a key to the component that it belongs to. Both follow from the model's structure
-alone: the older names, which count containers instead of blocks, come from walking the plan.
+of naming; `file_keys` goes from a component's parameter to its key in a file of that layout. That
+is the only map there is: which parameter a key belongs to is found by making all keys (`inverse`).
+The older names, which count containers instead of blocks, come from walking the plan.
 
 | layout | what it is | keys |
 |---|---|---|
@@ -23,14 +23,12 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
+from lib.components import structure
 from lib.config import ModelSpec, UNetConfig
 from lib.unet import PlanStep, plan
 
 DIFFUSERS = ("image_unet", "text_unet", "vae")
 LAYOUTS = ("official", "legacy", "kl-f8", "optimus-vae", "clip", *DIFFUSERS)
-
-OPTIONAL = "optional"
-"""Owner of a key that a file may hold and nobody reads."""
 
 SCHEDULE_BUFFERS = (
     "betas",
@@ -50,58 +48,15 @@ SCHEDULE_BUFFERS = (
 )
 """Tables that released checkpoints carry along; `NoiseSchedule` computes them."""
 
-_OPTIONAL_PATTERN = re.compile(
+_OPTIONAL = re.compile(
     r"(?:^|\.)(?:h\.\d+\.attn\.(?:bias|masked_bias)|embeddings\.position_ids|logit_scale)$"
+    # what trainings leave: losses, and the average of a training that went on
+    r"|^(?:loss|model_ema)\."
+    # CLIP is stored whole, once per kind of context: half of each copy is never used
+    r"|^ctx\.text\.model\.(?:vision_model|visual_projection)\."
+    r"|^ctx\.image\.model\.(?:text_model|text_projection)\."
 )
-
-# layout -> component -> prefixes of its keys in a file
-_PREFIXES: dict[str, dict[str, tuple[str, ...]]] = {
-    "official": {
-        "time_embed": ("diffuser.image.time_embed.",),
-        "image_data": ("diffuser.image.data_blocks.",),
-        "text_data": ("diffuser.text.data_blocks.",),
-        "image_context": ("diffuser.image.context_blocks.",),
-        "text_context": ("diffuser.text.context_blocks.",),
-        "image_encoder": ("vae.image.encoder.", "vae.image.quant_conv."),
-        "image_decoder": ("vae.image.decoder.", "vae.image.post_quant_conv."),
-        "text_encoder": ("vae.text.encoder.",),
-        "text_decoder": ("vae.text.decoder.",),
-        "clip_text": ("ctx.text.model.text_model.", "ctx.text.model.text_projection."),
-        "clip_vision": ("ctx.image.model.vision_model.", "ctx.image.model.visual_projection."),
-        # CLIP is stored whole, once per kind of context: half of each copy is never used
-        OPTIONAL: (
-            "ctx.text.model.vision_model.",
-            "ctx.text.model.visual_projection.",
-            "ctx.image.model.text_model.",
-            "ctx.image.model.text_projection.",
-        ),
-    },
-    "legacy": {
-        "time_embed": ("model.diffusion_model.time_embed.",),
-        "image_encoder": ("autokl.encoder.", "autokl.quant_conv."),
-        "image_decoder": ("autokl.decoder.", "autokl.post_quant_conv."),
-        "text_encoder": ("optimus.encoder.",),
-        "text_decoder": ("optimus.decoder.",),
-        "clip_text": ("clip.model.text_model.", "clip.model.text_projection."),
-        "clip_vision": ("clip.model.vision_model.", "clip.model.visual_projection."),
-    },
-    "kl-f8": {
-        "image_encoder": ("encoder.", "quant_conv."),
-        "image_decoder": ("decoder.", "post_quant_conv."),
-    },
-    "optimus-vae": {"text_encoder": ("encoder.",), "text_decoder": ("decoder.",)},
-    "clip": {
-        "clip_text": ("text_model.", "text_projection."),
-        "clip_vision": ("vision_model.", "visual_projection."),
-    },
-    "image_unet": {"time_embed": ("time_embedding.",)},
-    # the global time embedding is stored with both columns; the image column's copy is read
-    "text_unet": {OPTIONAL: ("time_embedding.",)},
-    "vae": {
-        "image_encoder": ("encoder.", "quant_conv."),
-        "image_decoder": ("decoder.", "post_quant_conv."),
-    },
-}
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 # what stands before the image VAE's, the text VAE's and CLIP's own names
 _ROOTS = {
@@ -112,10 +67,6 @@ _ROOTS = {
     "optimus-vae": {"text_vae": ""},
     "clip": {"clip": ""},
 }
-
-_COLUMNS = ("image_data", "text_data", "image_context", "text_context")
-_VAES = ("image_encoder", "image_decoder")
-_TEXT_VAES = ("text_encoder", "text_decoder")
 
 # a residual block's layers in diffusers' words
 _RESNET = {
@@ -135,9 +86,14 @@ _ATTENTION = {
 }
 
 
-def detect(keys: Iterable[str]) -> str | None:
-    """The layout that a file's keys are in, or None if it is none of `LAYOUTS`."""
-    keys = set(keys)
+def detect(keys: Iterable[str]) -> tuple[str, str] | None:
+    """The layout that a file's keys are in and what wraps them; None if it is none of `LAYOUTS`.
+
+    Example:
+        >>> detect(["module.vae.image.quant_conv.bias", "module.vae.image.quant_conv.weight"])
+        ('official', 'module.')
+    """
+    keys = list(keys)
     marks = (
         ("official", ("diffuser.", "vae.image.", "vae.text.", "ctx.")),
         ("legacy", ("model.diffusion_model.", "autokl.", "optimus.", "clip.model.")),
@@ -146,30 +102,35 @@ def detect(keys: Iterable[str]) -> str | None:
         ("vae", ("encoder.down_blocks.", "decoder.up_blocks.")),
         ("kl-f8", ("encoder.down.", "decoder.up.")),
     )
-    for layout, prefixes in marks:
-        if any(key.startswith(prefixes) for key in keys):
-            return layout
-    return None
+    wrapper = ""
+    while True:
+        inner = [key.removeprefix(wrapper) for key in keys if key.startswith(wrapper)]
+        for layout, prefixes in marks:
+            if any(key.startswith(prefixes) for key in inner):
+                return layout, wrapper
+        more = (word for word in _WRAPPERS if any(key.startswith(word) for key in inner))
+        word = next(more, None)
+        if word is None:
+            return None
+        wrapper += word
 
 
-def owner(layout: str, spec: ModelSpec, key: str) -> str | None:
-    """The component that a file's key belongs to, `OPTIONAL`, or None for a key nobody knows.
+def is_optional(layout: str, key: str) -> bool:
+    """Whether a file may hold this key and nobody reads it."""
+    # the global time embedding is stored with both columns; the image column's copy is read
+    again = layout == "text_unet" and key.startswith("time_embedding.")
+    return again or key in SCHEDULE_BUFFERS or bool(_OPTIONAL.search(key))
 
-    Args:
-        layout: one of `LAYOUTS`.
-        spec: sizes of the model; the older names depend on its plan.
-        key: as it stands in the file.
-    """
-    if key in SCHEDULE_BUFFERS or _OPTIONAL_PATTERN.search(key):
-        return OPTIONAL
-    for component, prefixes in _PREFIXES[layout].items():
-        if key.startswith(prefixes):
-            return component
-    if layout in ("legacy", "image_unet", "text_unet"):
-        for place, component in _containers(layout, spec.unet).items():
-            if key.startswith(place):
-                return component
-    return None
+
+@lru_cache(maxsize=8)
+def inverse(layout: str, spec: ModelSpec) -> dict[str, tuple[str, str]]:
+    """Every key that a file of this layout may hold -> (component, parameter) it belongs to."""
+    return {
+        key: (component, name)
+        for component, module in structure(spec).items()
+        for name in module.state_dict()
+        for key in file_keys(layout, spec, component, name)
+    }
 
 
 def file_keys(layout: str, spec: ModelSpec, component: str, name: str) -> tuple[str, ...]:
@@ -177,7 +138,7 @@ def file_keys(layout: str, spec: ModelSpec, component: str, name: str) -> tuple[
 
     Args:
         layout: one of `LAYOUTS`.
-        spec: sizes of the model.
+        spec: sizes of the model; the older names depend on its plan.
         component: one of `lib.config.COMPONENTS`.
         name: the parameter's name in our module.
 
@@ -189,47 +150,51 @@ def file_keys(layout: str, spec: ModelSpec, component: str, name: str) -> tuple[
         >>> file_keys("official", VD_FOUR_FLOW_V1_0, "image_data", "data_blocks.3.op.weight")
         ('diffuser.image.data_blocks.3.0.op.weight',)
     """
-    if component in _COLUMNS or component == "time_embed":
-        key = _diffuser_key(layout, spec.unet, component, name)
-        return () if key is None else (key,)
-    roots = _ROOTS.get(layout, {})
-    if component in _VAES and "image_vae" in roots:
-        side = component.removeprefix("image_")
-        if layout == "vae":
-            return _diffusers_vae_keys(side, len(spec.image_vae.ch_mult), name)
-        middle = "" if "quant_conv." in name else f"{side}."
-        return (f"{roots['image_vae']}{middle}{name}",)
-    if component in _TEXT_VAES and "text_vae" in roots:
-        side = component.removeprefix("text_")
-        stem, rest = name.split(".", 1)
-        if stem not in ("bert", "gpt2"):  # the projections of the latent
-            rest = f"transformer.{name}" if side == "decoder" else name
-        return (f"{roots['text_vae']}{side}.{rest}",)
-    if component in ("clip_text", "clip_vision") and "clip" in roots:
-        kind = "text" if component == "clip_text" else "image"
-        return (roots["clip"].format(kind=kind) + name,)
-    return ()
-
-
-def _diffuser_key(layout: str, config: UNetConfig, component: str, name: str) -> str | None:
+    kind, _, role = component.partition("_")
     if component == "time_embed":
-        if layout == "image_unet":
-            index, rest = name.split(".", 1)
-            return f"time_embedding.linear_{'1' if index == '0' else '2'}.{rest}"
-        prefixes = _PREFIXES[layout].get("time_embed")
-        return prefixes[0] + name if prefixes else None
-    kind, column = component.split("_")
+        return _time_embed_keys(layout, name)
+    if role in ("data", "context"):
+        return _column_keys(layout, spec.unet, kind, role, name)
+    roots = _ROOTS.get(layout, {})
+    if kind == "clip" and "clip" in roots:
+        return (roots["clip"].format(kind="text" if role == "text" else "image") + name,)
+    root = roots.get(f"{kind}_vae")
+    if root is None:
+        return ()
+    if layout == "vae":
+        return _diffusers_vae_keys(role, len(spec.image_vae.ch_mult), name)
+    if kind == "image":
+        return (f"{root}{name}" if "quant_conv." in name else f"{root}{role}.{name}",)
+    stem, rest = name.split(".", 1)
+    if stem not in ("bert", "gpt2"):  # the projections of the latent
+        rest = f"transformer.{name}" if role == "decoder" else name
+    return (f"{root}{role}.{rest}",)
+
+
+def _time_embed_keys(layout: str, name: str) -> tuple[str, ...]:
+    index, leaf = name.split(".", 1)
+    keys = {
+        "official": f"diffuser.image.time_embed.{name}",
+        "legacy": f"model.diffusion_model.time_embed.{name}",
+        "image_unet": f"time_embedding.linear_{1 if index == '0' else 2}.{leaf}",
+    }
+    return (keys[layout],) if layout in keys else ()
+
+
+def _column_keys(
+    layout: str, config: UNetConfig, kind: str, column: str, name: str
+) -> tuple[str, ...]:
     _, index, rest = name.split(".", 2)
     if layout == "official":
         # the released modules wrap every block in a sequence of one
-        return f"diffuser.{kind}.{column}_blocks.{index}.0.{rest}"
+        return (f"diffuser.{kind}.{column}_blocks.{index}.0.{rest}",)
     if layout == "legacy":
-        op_places = _legacy_places(config)
-        return f"model.diffusion_model.unet_{kind}.{op_places[column, int(index)][1]}{rest}"
+        place = _legacy_places(config)[column, int(index)]
+        return (f"model.diffusion_model.unet_{kind}.{place}{rest}",)
     if layout == f"{kind}_unet":
         op, place = _diffusers_places(config)[column, int(index)]
-        return _diffusers_unet_key(op, place, kind, rest)
-    return None
+        return (_diffusers_unet_key(op, place, kind, rest),)
+    return ()
 
 
 def _walk(config: UNetConfig) -> Iterator[tuple[PlanStep, str, int]]:
@@ -255,9 +220,13 @@ def _walk(config: UNetConfig) -> Iterator[tuple[PlanStep, str, int]]:
         yield step, side, place[side]
 
 
+def _column(step: PlanStep) -> str:
+    return "context" if step.op == "context" else "data"
+
+
 @lru_cache(maxsize=8)
-def _legacy_places(config: UNetConfig) -> dict[tuple[str, int], tuple[str, str]]:
-    """(column, block number) -> (step, path), where the older release counts containers.
+def _legacy_places(config: UNetConfig) -> dict[tuple[str, int], str]:
+    """(column, block number) -> path, where the older release counts containers.
 
     On the way down every residual block (with its context layer) and every resampling step is a
     container; on the way up resampling shares the container of the block before it.
@@ -269,15 +238,13 @@ def _legacy_places(config: UNetConfig) -> dict[tuple[str, int], tuple[str, str]]
             opens = step.op == "residual" or (side == "down" and step.op == "down")
             containers[side] += opens
             slot = 0 if opens else slot + 1
-        path = {
+        places[_column(step), step.index] = {
             "in": "input_blocks.0.0.",
             "down": f"input_blocks.{containers['down']}.{slot}.",
             "mid": f"middle_block.{2 * place if step.op == 'residual' else 1}.",
             "up": f"output_blocks.{containers['up']}.{slot}.",
             "out": "out.",
         }[side]
-        column = "context" if step.op == "context" else "data"
-        places[column, step.index] = (step.op, path)
     return places
 
 
@@ -297,8 +264,7 @@ def _diffusers_places(config: UNetConfig) -> dict[tuple[str, int], tuple[str, st
             "down": f"{block}.downsamplers.0.",
             "up": f"{block}.upsamplers.0.",
         }[step.op]
-        column = "context" if step.op == "context" else "data"
-        places[column, step.index] = (step.op, path)
+        places[_column(step), step.index] = (step.op, path)
     return places
 
 
@@ -311,21 +277,6 @@ def _diffusers_unet_key(op: str, place: str, kind: str, rest: str) -> str:
     if op in ("down", "up"):
         return f"{place}conv.{leaf}" if kind == "image" else f"{place}{leaf}"
     return place + rest
-
-
-@lru_cache(maxsize=32)
-def _containers(layout: str, config: UNetConfig) -> dict[str, str]:
-    """Path of every block in a file -> the component it belongs to."""
-    legacy = layout == "legacy"
-    places = _legacy_places(config) if legacy else _diffusers_places(config)
-    kinds = ("image", "text") if legacy else (layout.removesuffix("_unet"),)
-    containers = {}
-    for kind in kinds:
-        root = f"model.diffusion_model.unet_{kind}." if legacy else ""
-        for (column, _), (op, path) in places.items():
-            ends = ("norm_out.", "out.") if op == "out" and not legacy else ("",)
-            containers.update({f"{root}{path}{end}": f"{kind}_{column}" for end in ends})
-    return containers
 
 
 def _diffusers_vae_keys(side: str, levels: int, name: str) -> tuple[str, ...]:

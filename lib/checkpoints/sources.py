@@ -8,14 +8,17 @@ for are not opened, let alone downloaded.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib.checkpoints import hub, keymaps
-from lib.checkpoints.tensor_files import PICKLES, TensorFile, open_tensors
-from lib.config import COMPONENTS, VD_FOUR_FLOW_V1_0, ModelSpec
+from lib.checkpoints.tensor_files import ENDINGS, TensorFile, ending, open_tensors
+from lib.components import structure
+from lib.config import COMPONENTS, ModelSpec
+from lib.specs import VD_FOUR_FLOW_V1_0
 
 OWN = "own"
 """Layout of this project: a folder with config.json and one <component>.safetensors each."""
@@ -40,6 +43,11 @@ _DIFFUSERS_FOLDERS = {
     "clip_text": "text_encoder",
     "clip_vision": "image_encoder",
 }
+_DIFFUSERS_NAME = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)"
+    r"(?P<a>\.\w+)?(?P<part>-\d{5}-of-\d{5})?(?P<b>\.\w+)?"
+)
+_EXCHANGING = ("TextToImage", "DualGuided")
 
 Candidates = Iterator[tuple[Path, str | None]]
 """Files that may hold a component, with their layout where it is known beforehand."""
@@ -52,12 +60,12 @@ class Part:
     Attributes:
         file: names, shapes and values.
         layout: `OWN` or one of `keymaps.LAYOUTS`.
-        owned: component -> the file's keys that belong to it; known-optional keys are left out.
+        keys: component -> parameter -> the file's key for it.
     """
 
     file: TensorFile
     layout: str
-    owned: dict[str, set[str]]
+    keys: dict[str, dict[str, str]]
 
 
 class Source:
@@ -69,7 +77,7 @@ class Source:
         find: component -> files that may hold it, best first; a later one is only asked for (and
             downloaded) when no earlier one does.
         tokenizers: folder of the tokenizers, if there is one.
-        default: the components that it has, as far as can be told without a download.
+        components: those that it has, as far as can be told without a download.
     """
 
     def __init__(
@@ -78,13 +86,13 @@ class Source:
         where: Path | str,
         find: Callable[[str], Candidates],
         tokenizers: Path | None = None,
-        default: tuple[str, ...] = COMPONENTS,
+        components: tuple[str, ...] = COMPONENTS,
     ) -> None:
         self.spec = spec
         self.where = where
         self.find = find
         self.tokenizers = tokenizers if tokenizers is not None and tokenizers.is_dir() else None
-        self.default = default
+        self.components = components
         self._parts: dict[Path, Part] = {}
 
     def open(self, path: Path, layout: str | None = None) -> Part:
@@ -102,7 +110,7 @@ class Source:
         """
         for path, layout in self.find(component):
             part = self.open(path, layout)
-            if component in part.owned:
+            if component in part.keys:
                 return part
         side = _SIDE_FILES.get(component)
         raise ValueError(
@@ -112,43 +120,49 @@ class Source:
 
 
 def sort_file(path: Path, spec: ModelSpec, layout: str | None = None) -> Part:
-    """Open a file and say which component each of its keys belongs to.
+    """Open a file and say which parameter each of its keys is.
 
     Raises:
-        ValueError: a key belongs to nothing that is known, or the file is none of the layouts.
+        ValueError: a key is no parameter of the model, or the file is none of the layouts.
     """
-    file = open_tensors(path)
-    if layout == OWN:
-        return Part(file, OWN, {path.stem: set(file.shapes)})
-    layout = layout or keymaps.detect(file.shapes)
+    file, wrapper = open_tensors(path), ""
     if layout is None:
-        starts = sorted({key.split(".")[0] for key in file.shapes})
-        raise ValueError(
-            f"{path} is no checkpoint of Versatile Diffusion that is known here: its keys start "
-            f"with {some(starts) or 'nothing'}."
-        )
-    owned: dict[str, set[str]] = {}
+        detected = keymaps.detect(file.shapes)
+        if detected is None:
+            starts = sorted({key.split(".")[0] for key in file.shapes})
+            raise ValueError(
+                f"{path} is no checkpoint of Versatile Diffusion that is known here: its keys "
+                f"start with {shorten(starts) or 'nothing'}."
+            )
+        layout, wrapper = detected
+    known = keymaps.inverse(layout, spec)
+    if layout == OWN:
+        known = {name: (path.stem, name) for name in structure(spec)[path.stem].state_dict()}
+    keys: dict[str, dict[str, str]] = {}
     unknown = []
     for key in file.shapes:
-        owner = keymaps.owner(layout, spec, key)
-        if owner is None:
+        inner = key.removeprefix(wrapper)
+        component, name = known.get(inner, ("", ""))
+        own = keys.setdefault(component, {}) if component else None
+        if own is not None and name not in own:
+            own[name] = key
+        elif own is not None or not keymaps.is_optional(layout, inner):
             unknown.append(key)
-        elif owner != keymaps.OPTIONAL:
-            owned.setdefault(owner, set()).add(key)
     if unknown:
         raise ValueError(
             f"{path} ({layout} layout) holds {len(unknown)} keys that belong to no component of "
-            f"{spec.name}: {some(unknown)}. Check that file and model (spec=) belong together."
+            f"{spec.name}: {shorten(unknown)}. Check that file and model (spec=) belong together."
         )
-    return Part(file, layout, owned)
+    return Part(file, layout, keys)
 
 
 def locate(name_or_path: str | Path, spec: ModelSpec | None = None) -> Source:
     """Find a model by name or path.
 
     Args:
-        name_or_path: the name of a folder in `pretrained/`, "vd-four-flow-v1-0", or the path of a
-            checkpoint file or a model folder. A name wins over a path in the working directory.
+        name_or_path: the name of a folder or file in `pretrained/`, "vd-four-flow-v1-0", or the
+            path of a checkpoint file or a model folder. The name of a folder with a model wins over
+            a path in the working directory.
         spec: sizes; needed for files of another model than the released one.
 
     Raises:
@@ -157,38 +171,38 @@ def locate(name_or_path: str | Path, spec: ModelSpec | None = None) -> Source:
     name, path = str(name_or_path), Path(name_or_path)
     if (hub.PRETRAINED / name / "config.json").is_file():
         return _own_folder(hub.PRETRAINED / name, spec)
+    sizes = spec or VD_FOUR_FLOW_V1_0
     if name == VD_FOUR_FLOW_V1_0.name:
-        return _released(spec or VD_FOUR_FLOW_V1_0)
+        return _released(sizes)
+    if not path.exists() and (hub.PRETRAINED / name).is_file():
+        path = hub.PRETRAINED / name
     if path.is_file():
-        return _single_file(path, spec or VD_FOUR_FLOW_V1_0)
+        return _single_file(path, sizes)
     if (path / "config.json").is_file():
         return _own_folder(path, spec)
     if (path / "model_index.json").is_file():
-        return _diffusers_folder(path, spec or VD_FOUR_FLOW_V1_0)
+        return _diffusers_folder(path, sizes)
     if path.is_dir():
-        return _single_file(_main_file(path), spec or VD_FOUR_FLOW_V1_0)
+        return _single_file(_main_file(path), sizes)
     if name == "vd-mini":
         raise ValueError(
             f"The weights of vd-mini are not in {hub.PRETRAINED / name}: they come with the "
             "repository (check the clone), or make them with `python -m training all`."
         )
-    here = {path.parent.name for path in hub.PRETRAINED.glob("*/config.json") if _of_model(path)}
+    configs = hub.PRETRAINED.glob("*/config.json")  # the judge has one, too
+    here = {p.parent.name for p in configs if '"unet"' in p.read_text(encoding="utf-8")}
     raise ValueError(
         f"There is no model {name!r}: give {' or '.join(sorted(here | {VD_FOUR_FLOW_V1_0.name}))}, "
         "or the path of a checkpoint file or model folder."
     )
 
 
-def _of_model(path: Path) -> bool:
-    """Whether a config.json is that of a model: the judge has one, too."""
-    try:
-        return "unet" in _read_json(path)
-    except ValueError:
-        return False
-
-
 def read_spec(folder: Path) -> ModelSpec:
-    """The spec in a folder's config.json."""
+    """The spec in a folder's config.json.
+
+    Raises:
+        ValueError: it is damaged, of something else, or a value is not possible.
+    """
     path = folder / "config.json"
     values = _read_json(path)
     if "unet" not in values:
@@ -199,7 +213,7 @@ def read_spec(folder: Path) -> ModelSpec:
         raise ValueError(f"{path}: {error}") from error
 
 
-def some(names: list[str], count: int = 4) -> str:
+def shorten(names: list[str], count: int = 4) -> str:
     """The first few names, and how many more there are."""
     more = len(names) - count
     return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
@@ -224,9 +238,9 @@ def _own_folder(folder: Path, spec: ModelSpec | None) -> Source:
 
 
 def _released(spec: ModelSpec) -> Source:
-    for name in hub.MAIN_FILES:
-        if (hub.PRETRAINED / name).is_file():
-            return _single_file(hub.PRETRAINED / name, spec)
+    here = _named(hub.PRETRAINED, *hub.MAIN_FILES)
+    if here:
+        return _single_file(here[0], spec)
 
     def find(component: str) -> Candidates:
         if component in _SIDE_FILES:
@@ -248,8 +262,8 @@ def _single_file(path: Path, spec: ModelSpec) -> Source:
         if not alone:
             yield from _side_files(path.parent, component, spec)
 
-    default = tuple(name for name in COMPONENTS if name in main.owned) if alone else COMPONENTS
-    source = Source(spec, path, find, path.parent / "tokenizers", default)
+    here = tuple(name for name in COMPONENTS if name in main.keys) if alone else COMPONENTS
+    source = Source(spec, path, find, path.parent / "tokenizers", here)
     source._parts[path] = main
     return source
 
@@ -258,30 +272,45 @@ def _diffusers_folder(folder: Path, spec: ModelSpec) -> Source:
     kind = str(_read_json(folder / "model_index.json").get("_class_name"))
     if not kind.startswith("VersatileDiffusion"):
         raise ValueError(f"{folder} is a diffusers folder of {kind}, not of Versatile Diffusion.")
-    stems = ("diffusion_pytorch_model", "model", "pytorch_model")
-    names = [f"{s}{v}{e}" for e in (".safetensors", ".bin") for s in stems for v in ("", ".fp16")]
+    if any(word in kind for word in _EXCHANGING):
+        raise ValueError(
+            f"{folder} was saved by {kind}, which moves context layers from one network into the "
+            "other: nobody can tell which they are. Save a VersatileDiffusionPipeline instead."
+        )
 
     def find(component: str) -> Candidates:
         if component not in _DIFFUSERS_FOLDERS:  # diffusers has no text VAE
             yield from _side_files(folder, component, spec)
             return
-        sub = folder / _DIFFUSERS_FOLDERS[component]
-        found = [sub / name for name in names if (sub / name).is_file()]
-        if not found:
-            raise ValueError(f"{sub} holds no weights: download the whole folder.")
-        yield found[0], sub.name if sub.name.endswith("unet") else None
+        part = folder / _DIFFUSERS_FOLDERS[component]
+        yield _diffusers_file(part), part.name if part.name.endswith("unet") else None
 
     return Source(spec, folder, find)
 
 
+def _diffusers_file(folder: Path) -> Path:
+    """The weights in a part of a diffusers folder: safetensors and full precision if it can be."""
+    choices = []
+    for path in _weights(folder):
+        match = _DIFFUSERS_NAME.fullmatch(path.name.removesuffix(ending(path)))
+        if match:
+            variant = match["a"] or match["b"] or ""
+            preference = (ENDINGS.index(ending(path).lower()), variant == ".non_ema", variant)
+            choices.append((*preference, path.name, path))
+    if not choices:
+        raise ValueError(f"{folder} holds no weights: download the whole folder.")
+    return min(choices)[-1]
+
+
 def _main_file(folder: Path) -> Path:
-    named = [folder / name for name in hub.MAIN_FILES if (folder / name).is_file()]
+    named = _named(folder, *hub.MAIN_FILES)
     if named:
         return named[0]
-    files = [p for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", *PICKLES)]
-    main = [p for p in files if p.name not in _SIDE_FILES.values()] or files
+    sides = _named(folder, *_SIDE_FILES.values())
+    files = _weights(folder)
+    main = [path for path in files if path not in sides] or files
     if len(main) != 1:
-        held = some([p.name for p in main]) if main else "no file of weights"
+        held = shorten([path.name for path in main]) if main else "no file of weights"
         raise ValueError(
             f"{folder} is not a model folder: it has neither config.json nor one of "
             f"{', '.join(hub.MAIN_FILES)}, and holds {held}. Give the path of the file."
@@ -294,18 +323,30 @@ def _side_files(folder: Path, component: str, spec: ModelSpec) -> Candidates:
     name = _SIDE_FILES.get(component)
     if name is None:
         return
-    stem = name.removesuffix(".pth").removesuffix("/model.safetensors")
-    for path in (name, f"{stem}.safetensors", f"{stem}.pth", f"{stem}/pytorch_model.bin"):
-        if (folder / path).is_file():
-            yield folder / path, None
+    own = name.split("/")[0]  # CLIP's is a folder; one file of its name will do, too
+    for path in (*_named(folder / own, "model", "pytorch_model"), *_named(folder, own)):
+        yield path, None
     if spec == VD_FOUR_FLOW_V1_0:
         yield hub.fetch(name), None
+
+
+def _named(folder: Path, *names: str) -> list[Path]:
+    """A folder's files of weights of these names, whatever their endings, in that order."""
+    stems = [name.removesuffix(ending(Path(name)) or "") for name in names]
+    files = [(path.name.removesuffix(ending(path)), path) for path in _weights(folder)]
+    return [path for stem in stems for own, path in files if own == stem]
+
+
+def _weights(folder: Path) -> list[Path]:
+    """A folder's files of weights, the preferred endings first."""
+    files = [path for path in sorted(folder.glob("*")) if ending(path) and path.is_file()]
+    return sorted(files, key=lambda path: ENDINGS.index(ending(path).lower()))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not text
+    except (ValueError, RecursionError) as error:  # not JSON, not text, or absurdly deep
         raise ValueError(f"{path} is damaged ({error}): copy it again.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} is damaged (not a JSON object): copy it again.")

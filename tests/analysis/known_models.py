@@ -11,14 +11,15 @@ import torch
 
 from analysis.folders.caption_formats import Candidate
 from analysis.measure.protocol import Settings
-from analysis.measure.scenes_suite import evaluate_scenes
+from analysis.measure.scenes import Scenes
+from analysis.measure.suite import measure
 from data.scenes.captions import canonical_caption, parse, write
 from data.scenes.draw import render
 from data.scenes.judge import Reading
 from data.scenes.world import COLORS, Scene, Thing
-from lib.config import VD_MINI
 from lib.images import to_tensor
 from lib.schedule import NoiseSchedule
+from lib.specs import VD_MINI
 
 SMALL = Settings(n=12, seed=3, licence_n=8, batch=5, t2t_pairs=7, caption_n=6)
 RED, BLUE = Thing("large", "red", "circle"), Thing("small", "blue", "square")
@@ -62,6 +63,9 @@ class FakeModel:
     spec, dtype, device = VD_MINI, torch.float32, torch.device("cpu")
     loaded = ("clip_text", "clip_vision")
     schedule = NoiseSchedule()
+
+    def require(self, *names):
+        pass
 
     def component(self, name):
         return torch.nn.BatchNorm1d(len(name))  # some weights, always the same
@@ -158,14 +162,7 @@ class Dull(Oracle):
 
 
 def measures(tmp_path, modes, settings=SMALL, vd=None, judge=None, **options):
-    made = evaluate_scenes(
-        vd or FakeModel(),
-        judge or TellingJudge(),
-        settings,
-        modes,
-        out=tmp_path,
-        progress=False,
-        figures=False,
-        **options,
+    suite = Scenes(
+        vd or FakeModel(), settings, judge=judge or TellingJudge(), modes=modes, **options
     )
-    return made["measures"]
+    return measure(suite, tmp_path, progress=False, figures=False)["measures"]

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from lib.checkpoints import keymaps
-from lib.checkpoints.released_config import read_released
 from lib.config import COMPONENTS
 from lib.model import VersatileDiffusion
 from tests import golden
+from tests.released_config import read_released
 
 CONFIG = Path(__file__).parents[1] / "fixtures" / "other_config.json"
 SPEC = read_released(json.loads(CONFIG.read_text()), "other")

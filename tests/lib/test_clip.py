@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from lib.clip import ClipText, ClipVision, preprocess_images
-from lib.config import VD_FOUR_FLOW_V1_0, ClipConfig, ClipTextConfig, ClipVisionConfig
+from lib.config import ClipConfig, ClipTextConfig, ClipVisionConfig
+from lib.specs import VD_FOUR_FLOW_V1_0
 
 CFG = ClipConfig(
     projection=20,

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib.checkpoints.released_config import read_released
 from lib.config import ModelSpec
 from tests import golden
+from tests.released_config import read_released
 
 DATA = Path(__file__).parents[1] / "fixtures"
 OTHER = DATA / "other_config.json"

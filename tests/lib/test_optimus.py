@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.buffers import materialize_buffers
-from lib.config import VD_FOUR_FLOW_V1_0, OptimusConfig
+from lib.config import OptimusConfig
 from lib.noise import SampleNoise
 from lib.optimus import (
     OptimusDecoder,
@@ -17,6 +17,7 @@ from lib.optimus import (
     remove_repeated_ngrams,
     sample_token,
 )
+from lib.specs import VD_FOUR_FLOW_V1_0
 
 CFG = OptimusConfig(
     latent=6,

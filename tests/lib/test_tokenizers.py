@@ -10,7 +10,8 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 import lib.tokenizers
-from lib.config import VD_MINI, ModelSpec
+from lib.config import ModelSpec
+from lib.specs import VD_MINI
 from lib.tokenizers import Tokenizers, load_tokenizers
 from training.tokenizers import train_tokenizers
 

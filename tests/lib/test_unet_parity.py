@@ -15,7 +15,7 @@ from diffusers.pipelines.deprecated.versatile_diffusion.modeling_text_unet impor
     UNetFlatConditionModel,
 )
 
-from lib.checkpoints.weights import load
+from lib.checkpoints import load
 from lib.config import ClipConfig, KLConfig, ModelSpec, OptimusConfig, UNetConfig
 from lib.model import Context
 from lib.noise import SampleNoise

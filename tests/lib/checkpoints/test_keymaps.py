@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lib.checkpoints import keymaps
-from lib.checkpoints.released_config import read_released
-from lib.components import build
-from lib.config import COMPONENTS, VD_FOUR_FLOW_V1_0, VD_MINI, ModelSpec
+from lib.components import structure
+from lib.config import COMPONENTS, ModelSpec
+from lib.specs import VD_FOUR_FLOW_V1_0, VD_MINI
+from tests.released_config import read_released
 
 DATA = Path(__file__).parents[2] / "fixtures"
 SPEC = VD_FOUR_FLOW_V1_0
@@ -23,8 +24,7 @@ def read(name: str) -> dict:
 
 @pytest.fixture(scope="module")
 def modules() -> dict[str, torch.nn.Module]:
-    with torch.device("meta"):
-        return {name: build(SPEC, name) for name in COMPONENTS}
+    return structure(SPEC)
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,13 @@ def test_every_official_key_is_consumed_once_or_known_optional(modules, official
         for name, tensor in module.state_dict().items():
             (key,) = keymaps.file_keys("official", SPEC, component, name)
             assert list(tensor.shape) == official[key], key
-            assert keymaps.owner("official", SPEC, key) == component
+            assert keymaps.inverse("official", SPEC)[key] == (component, name)
             used.append(key)
     assert len(used) == len(set(used)) == 2556
     rest = set(official) - set(used)
-    assert {keymaps.owner("official", SPEC, key) for key in rest} == {keymaps.OPTIONAL}
-    assert keymaps.detect(official) == "official"
+    assert all(keymaps.is_optional("official", key) for key in rest)
+    assert not any(keymaps.is_optional("official", key) for key in used)
+    assert keymaps.detect(official) == ("official", "")
 
 
 def test_legacy_names_follow_from_the_plan(modules):
@@ -56,9 +57,9 @@ def test_legacy_names_follow_from_the_plan(modules):
             (old,) = keymaps.file_keys("legacy", SPEC, component, name)
             (new,) = keymaps.file_keys("official", SPEC, component, name)
             derived[old] = new
-            assert keymaps.owner("legacy", SPEC, old) == component
+            assert keymaps.inverse("legacy", SPEC)[old] == (component, name)
     assert derived == expected
-    assert keymaps.detect(expected) == "legacy"
+    assert keymaps.detect(expected) == ("legacy", "")
 
 
 def other_spec() -> ModelSpec:
@@ -68,18 +69,19 @@ def other_spec() -> ModelSpec:
 
 @pytest.mark.parametrize("spec", [VD_MINI, other_spec()], ids=["vd-mini", "other"])
 @pytest.mark.parametrize("layout", keymaps.LAYOUTS)
-def test_maps_are_one_to_one_and_owner_inverts_them(layout, spec):
-    keys = []
-    for component in COMPONENTS:
-        with torch.device("meta"):
-            module = build(spec, component)
+def test_maps_are_one_to_one_and_can_be_inverted(layout, spec):
+    inverse, count = keymaps.inverse(layout, spec), 0
+    for component, module in structure(spec).items():
         for name in module.state_dict():
             for key in keymaps.file_keys(layout, spec, component, name):
-                assert keymaps.owner(layout, spec, key) == component, key
-                keys.append(key)
-    assert keys and len(keys) == len(set(keys))
+                assert inverse[key] == (component, name)
+                assert not keymaps.is_optional(layout, key)
+                count += 1
+    assert count == len(inverse) > 0
     if layout not in ("image_unet", "text_unet"):  # these are told by their folder
-        assert keymaps.detect(keys) == layout
+        assert keymaps.detect(inverse) == (layout, "")
+        wrapped = [f"module._orig_mod.{key}" for key in inverse]
+        assert keymaps.detect(["step", *wrapped]) == (layout, "module._orig_mod.")
 
 
 @pytest.mark.parametrize(
@@ -98,10 +100,13 @@ def test_maps_are_one_to_one_and_owner_inverts_them(layout, spec):
         ("legacy", "optimus.decoder.transformer.h.3.attn.bias"),
         ("legacy", "clip.model.logit_scale"),
         ("text_unet", "time_embedding.linear_1.weight"),
+        ("kl-f8", "loss.logvar"),
+        ("kl-f8", "loss.discriminator.main.0.weight"),
+        ("legacy", "model_ema.diffusion_modeltime_embed0weight"),
     ],
 )
 def test_known_optional_keys(layout, key):
-    assert keymaps.owner(layout, SPEC, key) == keymaps.OPTIONAL
+    assert keymaps.is_optional(layout, key)
 
 
 @pytest.mark.parametrize(
@@ -112,12 +117,12 @@ def test_known_optional_keys(layout, key):
         ("official", "nonsense"),
         ("legacy", "model.diffusion_model.unet_image.input_blocks.99.0.op.weight"),
         ("legacy", "diffuser.image.time_embed.0.weight"),
-        ("kl-f8", "loss.logvar.weight"),
+        ("kl-f8", "discriminator.main.0.weight"),
         ("image_unet", "add_embedding.linear_1.weight"),
     ],
 )
 def test_unknown_keys_have_no_owner(layout, key):
-    assert keymaps.owner(layout, SPEC, key) is None
+    assert key not in keymaps.inverse(layout, SPEC) and not keymaps.is_optional(layout, key)
 
 
 def test_detect_refuses_what_it_does_not_know():

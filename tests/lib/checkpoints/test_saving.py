@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib.checkpoints import weights
-from lib.checkpoints.weights import load, save
+from lib.checkpoints import load, save, saving
 from lib.components import build
-from lib.config import COMPONENTS, VD_MINI
+from lib.config import COMPONENTS
 from lib.model import VersatileDiffusion
+from lib.specs import VD_MINI
 from tests.lib.small_model import SPEC, official, same, small_vd
 
 
@@ -92,7 +92,7 @@ def test_weights_too_large_for_half_are_refused(vd, tmp_path):
 def test_a_full_disk_leaves_everything_as_it_was(vd, tmp_path, monkeypatch, break_at):
     save(vd, tmp_path, components=["time_embed"])
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    fine = getattr(weights if break_at == "save_file" else os, break_at)
+    fine = getattr(saving if break_at == "save_file" else os, break_at)
     calls = []
 
     def full(*arguments, **options):
@@ -101,7 +101,7 @@ def test_a_full_disk_leaves_everything_as_it_was(vd, tmp_path, monkeypatch, brea
             return fine(*arguments, **options)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(weights if break_at == "save_file" else os, break_at, full)
+    monkeypatch.setattr(saving if break_at == "save_file" else os, break_at, full)
     with pytest.raises(OSError, match="No space left on device") as caught:
         save(vd, tmp_path, dtype=torch.float32, components=["time_embed", "image_data"])
     assert str(tmp_path) in str(caught.value)

@@ -10,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib.checkpoints import hub, sources
+from lib.checkpoints import hub, load, sources
 from lib.checkpoints.tensor_files import open_tensors
-from lib.checkpoints.weights import load
 from lib.config import COMPONENTS
 from tests.lib.small_model import SPEC, edited, in_layout, official, same
 
