@@ -18,7 +18,7 @@ from unittest import mock
 import torch
 
 from lib import ops
-from lib.checkpoints.weights import cpu_has_bfloat16
+from lib.devices import cpu_has_bfloat16
 
 SHAPES = ((64, 64), (64, 32), (64, 65), (16, 32), (256, 256), (1024, 1024))
 
