@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
+
+from analysis.folders.shell import add_model_options, load_model, name_passed_over, set_warnings
+from analysis.modes import image_to_text
+from analysis.modes.options import Option
 
 _EXAMPLE = """\
 examples:
@@ -13,8 +16,17 @@ examples:
   python -m analysis caption photos/ --format sidecar --out photos/ --n 8
   python -m analysis caption photos/ --format webdataset --out shards/ --shard-size 5000
 
-A stopped command goes on when it is started again; another --format costs no generation.
+A stopped command goes on when it is started again; another --format costs no generation. Where some
+pictures could not be captioned, the others are, and the exit status is 1.
 """
+_OF_A_FOLDER = ("n", "seed", "context", "start", "fidelity", "latents", "noise", "output")
+"""Options of image-to-text that are of single inputs, or that a folder has in another way."""
+
+
+def sampling_options() -> dict[str, Option]:
+    """The options of image-to-text that captions take, too."""
+    options = image_to_text.mode.options
+    return {name: option for name, option in options.items() if name not in _OF_A_FOLDER}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,69 +40,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="DIR", help="captions go there (default: output/caption/FOLDER's name)")
     add("--n", type=int, default=4, help="candidates a picture, ranked by CLIP (default: 4)")
     add("--seed", type=int, default=0, help="chooses the candidates (default: 0)")
-    add("--steps", type=int, help="sampling steps (default: the model's)")
-    add("--scale", type=float, help="guidance scale (default: the model's)")
-    add("--temperature", type=float, metavar="T", help="of decoding (default: the model's)")
-    add("--negative", metavar="TEXT", help="a text to be guided away from")
-    add("--sampler", default="ddim", help="default: %(default)s")
-    add("--eta", type=float, default=0.0, help="0...1: share of fresh noise a step")
-    add("--batch", type=int, help="texts generated at a time")
     add("--shard-size", type=int, default=1000, help="samples a webdataset shard (default: 1000)")
     again = "caption also what is done, and replace captions that somebody else has written"
     add("--again", action="store_true", help=again)
-    add("--model", default="vd-mini", help="name or path of the model (default: %(default)s)")
-    add("--device", help="cpu, cuda, mps (default: the best one here)")
-    add("--dtype", choices=("float32", "float16", "bfloat16"), help="default: by the hardware")
-    add("--json", action="store_true", help="print one JSON document: record and captions")
-    add("--quiet", action="store_true", help="no progress bar, no warnings")
+    group = parser.add_argument_group("how candidates are made")
+    for name, option in sampling_options().items():
+        option.add_to(group, name)
+    add_model_options(parser, ": record and captions")
 
 
 def run(args: argparse.Namespace) -> int:
     """Caption, as the command line asks; prints where the captions are.
 
     Returns:
-        0.
+        0, or 1 if some pictures could not be captioned.
 
     Raises:
         ValueError, OSError: with one sentence that says what is wrong.
     """
-    import torch
-
     from analysis.folders.caption import caption_folder, check_options
     from data.folders import pictures_below, shown
-    from lib.checkpoints.weights import load
 
-    level = logging.ERROR if args.quiet else logging.WARNING
-    logging.basicConfig(level=level, format="warning: %(message)s")
-    check_options(args.format, args.n, args.seed, args.batch, args.shard_size)
+    set_warnings(args)
+    check_options(args.format, args.n, args.seed, args.shard_size)
     pictures_below(args.folder)  # before the model is loaded
-    negative = ("text_context",) if args.negative else ()
-    vd = load(
-        args.model,
-        flows=["i2t"],
-        components=("clip_text", *negative),
-        encoders=False,
-        device=args.device,
-        dtype=None if args.dtype is None else getattr(torch, args.dtype),
-    )
     try:
         done = caption_folder(
-            vd,
+            load_model(args),
             args.folder,
             args.out,
             form=args.format,
             n=args.n,
             seed=args.seed,
-            batch_size=args.batch,
             shard_size=args.shard_size,
             again=args.again,
             progress=not args.quiet,
-            steps=args.steps,
-            scale=args.scale,
-            temperature=args.temperature,
-            negative_prompt=args.negative,
-            sampler=args.sampler,
-            eta=args.eta,
+            **{name: getattr(args, name) for name in sampling_options() if hasattr(args, name)},
         )
     except KeyboardInterrupt:
         print("what was captioned is kept: the same command goes on from here", file=sys.stderr)
@@ -98,10 +83,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         told = {"out": str(done.out), **done.record, "captions": [r.describe() for r in done.rows]}
         print(json.dumps(told, indent=2))
-        return 0
-    for why in () if args.quiet else done.broken.values():
-        print(f"passed over: {why}", file=sys.stderr)
-    counts = f"{len(done.rows)} captioned ({done.new} of them now), {len(done.broken)} broken"
-    kept = f", {len(done.kept)} left with the captions they have" if done.kept else ""
-    print(f"{shown(done.out)}  {counts}{kept}")
-    return 0
+    else:
+        counts = f"{len(done.rows)} captioned ({done.new} of them now), {len(done.broken)} broken"
+        kept = f", {len(done.kept)} left with the captions they have" if done.kept else ""
+        print(f"{shown(done.out)}  {counts}{kept}")
+    return name_passed_over(done.broken, done.others, args)

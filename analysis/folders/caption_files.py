@@ -13,12 +13,12 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data.folders import shown
-from lib.files import held_interrupts
+from lib.files import beside, held_interrupts, put
 
 log = logging.getLogger(__name__)
 
@@ -28,35 +28,37 @@ STATE = ".caption"
 class Lines:
     """A file of JSON lines that only grows.
 
-    Attributes:
+    Args:
         path: the file.
-        rows: what it holds, oldest first.
+        parse: a line's object as an entry; what it raises passes the line over, with a warning.
+
+    Attributes:
+        entries: what the file held when it was opened, oldest first.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parse: Callable[[dict[str, Any]], Any] = dict) -> None:
         self.path = path
-        self.rows: list[dict[str, Any]] = []
         data = path.read_bytes() if path.is_file() else b""
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
             os.truncate(path, len(whole))
-        for line in whole.splitlines():
+        self.entries = list(self._parsed(whole, parse))
+
+    def _parsed(self, data: bytes, parse: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
+        for number, line in enumerate(data.splitlines(), start=1):
             try:
-                self.rows.append(dict(json.loads(line)))
-            except (ValueError, TypeError) as error:
-                log.warning("a line of %s is damaged (%s) and passed over", path.name, error)
+                yield parse(json.loads(line))
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                what = "line %d of %s is damaged or of another version (%r): passed over"
+                log.warning(what, number, self.path.name, error)
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows, all together, so that they are there when this returns."""
-        rows = list(rows)
-        if not rows:
-            return
         text = "".join(json.dumps(row) + "\n" for row in rows)
         with held_interrupts(), self.path.open("ab") as file:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
-        self.rows += rows
 
 
 class Ledger:
@@ -70,10 +72,11 @@ class Ledger:
     def __init__(self, out: Path, again: bool = False) -> None:
         self.out = out
         self.again = again
-        self._lines = Lines(out / STATE / "made.jsonl")
-        self._made: dict[str, dict[str, str]] = {}
-        for row in self._lines.rows:
-            self._made.setdefault(row["name"], {})[row["sha256"]] = row.get("of", "")
+        self._made: dict[str, dict[str, str]] = {}  # name -> SHA-256 -> what it was made of
+        self._lines = Lines(out / STATE / "made.jsonl", self._note)
+
+    def _note(self, row: dict[str, str]) -> None:
+        self._made.setdefault(str(row["name"]), {})[row["sha256"]] = row.get("of", "")
 
     @property
     def names(self) -> list[str]:
@@ -83,7 +86,7 @@ class Ledger:
     def foreign(self, name: str) -> bool:
         """Whether there is a file of that name which is not ours, or no longer."""
         path = self.out / name
-        return path.exists() and (not path.is_file() or _digest(path) not in self._known(name))
+        return path.exists() and not (path.is_file() and _digest(path) in self._made.get(name, {}))
 
     def refuse_foreign(self, names: Iterable[str]) -> None:
         """Check, before hours of work, that these files may be written.
@@ -98,57 +101,45 @@ class Ledger:
                     "move it away, choose another folder (--out), or replace it (--again)."
                 )
 
-    def place(self, name: str, content: bytes) -> bool:
-        """Write a file whole or not at all; returns whether it holds that content now.
-
-        It does not if somebody else's file is in the way.
-        """
-        path = self.out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(content)
-            return self.place_file(name, temporary)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def place_file(self, name: str, temporary: Path, of: str = "") -> bool:
-        """As `place`, of a file that was written beside it already.
+    def place(self, name: str, content: bytes | Callable[[Path], None], of: str = "") -> bool:
+        """Write a file whole or not at all.
 
         Args:
-            name: the final one.
-            temporary: on the same file system; afterwards it may be gone.
-            of: what the file was made of, for `made_of`.
+            name: of the file.
+            content: its bytes, or what writes them to a path.
+            of: what the file is made of, for `is_made_of`.
+
+        Returns:
+            Whether it holds that content now; it does not if somebody else's file is in the way.
         """
         path = self.out / name
-        digest = _digest(temporary)
-        if path.is_file() and _digest(path) == digest:
-            return True
-        if not self.again and self.foreign(name):
-            return False
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        # noted first: a file that is noted and not there does no harm
-        with held_interrupts():
-            self._lines.append([{"name": name, "sha256": digest, "of": of}])
-            self._made.setdefault(name, {})[digest] = of
-            os.replace(temporary, path)
+        with beside(path) as temporary:
+            if isinstance(content, bytes):
+                temporary.write_bytes(content)
+            else:
+                content(temporary)
+            digest = _digest(temporary)
+            if path.is_file() and _digest(path) == digest:
+                return True
+            if not self.again and self.foreign(name):
+                return False
+            # noted first: a file that is noted and not there does no harm
+            with held_interrupts():
+                row = {"name": name, "sha256": digest, "of": of}
+                self._lines.append([row])
+                self._note(row)
+                put(temporary, path)
         return True
 
-    def made_of(self, name: str, of: str) -> bool:
+    def is_made_of(self, name: str, of: str) -> bool:
         """Whether the file is there, ours, and made of that."""
-        path = self.out / name
-        return of in self._known(name).values() and (
-            path.is_file() and self._known(name).get(_digest(path)) == of
-        )
+        path, made = self.out / name, self._made.get(name, {})
+        return of in made.values() and path.is_file() and made.get(_digest(path)) == of
 
     def remove(self, name: str) -> None:
         """Delete a file if it is ours."""
         if not self.foreign(name):
             (self.out / name).unlink(missing_ok=True)
-
-    def _known(self, name: str) -> dict[str, str]:
-        return self._made.get(name, {})
 
 
 def _digest(path: Path) -> str:

@@ -13,31 +13,29 @@ With the pictures' own folder as output, sidecars and metadata lie where readers
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
-import logging
 import math
-import os
 import tarfile
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image
-
 from analysis.folders.caption_files import Ledger
+from data.decode import decode, read
 from data.folders import Broken, Found, shown
-from data.pictures import open_picture
-
-log = logging.getLogger(__name__)
 
 FORMATS = ("sidecar", "jsonl", "csv", "webdataset")
 _SHARD_DIGITS = 5
 _KEPT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Formats that every reader knows: files of these are put into shards as they are."""
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What the disk says that concerns every file, not only one."""
 
 
 @dataclass(frozen=True)
@@ -88,127 +86,178 @@ class Captioned(Found):
 Row = Captioned | Broken
 
 
-class Sidecars:
-    """One text file a picture. Pictures that differ only in their ending get `x.png.txt`."""
+def sidecar_names(names: Sequence[str]) -> dict[str, str]:
+    """Picture -> its text file: `x.txt` for `x.png`; `x.png.txt` where another picture claims that.
+
+    No two pictures share a file, also on disks that take `X` for `x`, or one spelling of an accent
+    for the other.
+    """
+    files = {name: f"{PurePosixPath(name).with_suffix('')}.txt" for name in names}
+    while True:
+        taken = Counter(_folded(file) for file in files.values())
+        shared = [n for n, f in files.items() if taken[_folded(f)] > 1 and f != f"{n}.txt"]
+        if not shared:
+            return files
+        files |= {name: f"{name}.txt" for name in shared}
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class Writer:
+    """Writes captions in the order of the pictures' names, however they come.
+
+    Attributes:
+        rows: name -> what is known of that picture.
+        failed: name -> why its caption could not be written.
+        partial: whether the files are worth finishing when the work was interrupted.
+    """
 
     partial = True
-    """Whether it is worth finishing when the work was interrupted."""
 
     def __init__(self, ledger: Ledger, names: Sequence[str]) -> None:
         self.ledger = ledger
-        stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in names)
-        self.files = {}
-        for name in names:
-            stem = str(PurePosixPath(name).with_suffix(""))
-            self.files[name] = f"{stem if stems[stem] == 1 else name}.txt"
+        self.names = [name for name in names if not self.is_kept(name)]
+        self.rows: dict[str, Row] = {}
+        self.failed: dict[str, str] = {}
+        self._at = 0
 
-    def kept(self, name: str) -> bool:
-        """Whether somebody else has captioned that picture."""
-        return not self.ledger.again and self.ledger.foreign(self.files[name])
-
-    def add(self, row: Captioned) -> None:
-        """Take in the next picture, in the order of names."""
-        self.ledger.place(self.files[row.name], f"{row.text}\n".encode())
-
-    def finish(self) -> None:
-        """There are no more."""
-
-
-class Table:
-    """All captions in one file, which is written at the end."""
-
-    partial = True
-
-    def __init__(self, ledger: Ledger, kind: str) -> None:
-        self.ledger, self.kind = ledger, kind
-        self.file = f"metadata.{kind}"
-        self.rows: list[dict[str, Any]] = []
-        ledger.refuse_foreign([self.file])
-
-    def kept(self, name: str) -> bool:
-        """See `Sidecars.kept`."""
+    def is_kept(self, name: str) -> bool:
+        """Whether somebody else has captioned that picture, so that it is left alone."""
         return False
 
-    def add(self, row: Captioned) -> None:
-        """Take in the next picture."""
-        self.rows.append(row.describe())
+    def add(self, rows: Iterable[Row]) -> None:
+        """Take in rows; write those whose turn it is."""
+        self.rows |= {row.name: row for row in rows}
+        while self._at < len(self.names) and self.names[self._at] in self.rows:
+            self._write(self.names[self._at])
+            self._at += 1
 
     def finish(self) -> None:
+        """Write all that is there, also after a gap; there is no more to come."""
+        for name in self.names[self._at :]:
+            self._write(name)
+        self.close()
+
+    def _write(self, name: str) -> None:
+        if isinstance(self.rows.get(name), Captioned):
+            self.write(self.rows[name])
+
+    def write(self, row: Captioned) -> None:
+        """Write the next picture's caption, if that can be done before the last."""
+
+    def close(self) -> None:
+        """Write the rest."""
+
+
+class Sidecars(Writer):
+    """One text file a picture (`sidecar_names`)."""
+
+    def __init__(self, ledger: Ledger, names: Sequence[str]) -> None:
+        self.files = sidecar_names(names)
+        super().__init__(ledger, names)
+
+    def is_kept(self, name: str) -> bool:
+        """Whether there is a text file that is not ours."""
+        return not self.ledger.again and self.ledger.foreign(self.files[name])
+
+    def write(self, row: Captioned) -> None:
+        """Write the file; one that cannot be written does not stop the others."""
+        try:
+            self.ledger.place(self.files[row.name], f"{row.text}\n".encode())
+        except OSError as error:
+            if error.errno in _DISK:
+                raise
+            self.failed[row.name] = f"its caption could not be written ({error.strerror})"
+
+
+class Table(Writer):
+    """All captions in one file, which is written at the end."""
+
+    def __init__(self, ledger: Ledger, names: Sequence[str], kind: str) -> None:
+        super().__init__(ledger, names)
+        self.kind = kind
+        ledger.refuse_foreign([f"metadata.{kind}"])
+
+    def close(self) -> None:
         """Write the file."""
-        text = self._csv() if self.kind == "csv" else "".join(map(_json_line, self.rows))
-        self.ledger.place(self.file, text.encode(errors="backslashreplace"))
-
-    def _csv(self) -> str:
-        buffer = io.StringIO()
-        columns = ("file_name", "text", "score", "seed")
-        table = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        return buffer.getvalue()
+        rows = [self.rows[name] for name in self.names if name in self.rows]
+        described = [row.describe() for row in rows if isinstance(row, Captioned)]
+        text = _csv(described) if self.kind == "csv" else _jsonl(described)
+        self.ledger.place(f"metadata.{self.kind}", text.encode(errors="backslashreplace"))
 
 
-class Shards:
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    buffer = io.StringIO()
+    columns = ("file_name", "text", "score", "seed")
+    table = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return buffer.getvalue()
+
+
+def _jsonl(rows: Iterable[dict[str, Any]]) -> str:
+    rows = ({**row, "file_name": shown(row["file_name"])} for row in rows)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+class Shards(Writer):
     """Archives of `size` samples each. One that is there and holds the same is left as it is."""
 
     partial = False
 
-    def __init__(self, ledger: Ledger, folder: Path, size: int) -> None:
-        self.ledger, self.folder, self.size = ledger, folder, size
-        self.rows: list[Captioned] = []
+    def __init__(self, ledger: Ledger, names: Sequence[str], folder: Path, size: int) -> None:
+        super().__init__(ledger, names)
+        self.folder, self.size = folder, size
+        self.samples: list[Captioned] = []
         self.count = 0
         ledger.refuse_foreign(sorted(path.name for path in ledger.out.glob("*.tar")))
-        for path in ledger.out.glob(".[0-9]*.tar.*.tmp"):  # of a killed process
-            path.unlink(missing_ok=True)
 
-    def kept(self, name: str) -> bool:
-        """See `Sidecars.kept`."""
-        return False
+    def write(self, row: Captioned) -> None:
+        """Keep a sample; a full shard is written."""
+        self.samples.append(row)
+        if len(self.samples) == self.size:
+            self._write_shard()
 
-    def add(self, row: Captioned) -> None:
-        """Take in the next picture; a full shard is written."""
-        self.rows.append(row)
-        if len(self.rows) == self.size:
-            self._write()
-
-    def finish(self) -> None:
+    def close(self) -> None:
         """Write the last shard, and remove those that are left from a larger collection."""
-        if self.rows:
-            self._write()
+        if self.samples:
+            self._write_shard()
         for name in self.ledger.names:
             number = name.removesuffix(".tar")
             if name.endswith(".tar") and number.isdigit() and int(number) >= self.count:
                 self.ledger.remove(name)
 
-    def _write(self) -> None:
-        rows, self.rows = self.rows, []
+    def _write_shard(self) -> None:
+        samples, self.samples = self.samples, []
         shard, self.count = self.count, self.count + 1
         name = f"{shard:0{_SHARD_DIGITS}d}.tar"
-        known = [[self.size, row.sha256, row.describe()] for row in rows]
+        known = [[self.size, row.sha256, row.describe()] for row in samples]
         of = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-        if self.ledger.made_of(name, of):
-            return
-        temporary = self.ledger.out / f".{name}.{os.getpid()}.tmp"
-        try:
-            with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as tar:
-                for i, row in enumerate(rows):
+
+        def pack(path: Path) -> None:
+            with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+                for i, row in enumerate(samples):
                     self._add_sample(tar, sample_key(shard, i, self.size), row)
-            self.ledger.place_file(name, temporary, of)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+        if not self.ledger.is_made_of(name, of):
+            self.ledger.place(name, pack, of)
 
     def _add_sample(self, tar: tarfile.TarFile, key: str, row: Captioned) -> None:
+        path = row.below(self.folder)
         try:
-            data = row.below(self.folder).read_bytes()
-        except OSError:
+            data = read(path)
+        except ValueError:
             data = b""
         if hashlib.sha256(data).hexdigest() != row.sha256:
-            log.warning("%s has changed since it was captioned: left out", shown(row.name))
+            self.failed[row.name] = "has changed since it was captioned, and is in no shard"
             return
-        with Image.open(io.BytesIO(data)) as image:
-            (width, height), ending = image.size, _KEPT.get(image.format)
+        size, kind = decode(path, data, lambda image: (image.size, image.format))
+        ending = _KEPT.get(kind)
         if ending is None:
             buffer, ending = io.BytesIO(), "png"
-            open_picture(row.below(self.folder)).save(buffer, "PNG")
+            decode(path, data).save(buffer, "PNG")
             data = buffer.getvalue()
         about = {
             "key": key,
@@ -216,8 +265,8 @@ class Shards:
             "caption": row.text,
             "status": "success",
             "error_message": None,
-            "width": width,
-            "height": height,
+            "width": size[0],
+            "height": size[1],
             "sha256": row.sha256,
             **{k: v for k, v in row.describe().items() if k not in ("file_name", "text")},
         }
@@ -226,9 +275,6 @@ class Shards:
             member = tarfile.TarInfo(f"{key}.{kind}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-
-
-Writer = Sidecars | Table | Shards
 
 
 def make_writer(
@@ -244,46 +290,11 @@ def make_writer(
     if kind == "sidecar":
         return Sidecars(ledger, names)
     if kind == "webdataset":
-        return Shards(ledger, folder, shard_size)
-    return Table(ledger, kind)
-
-
-class InOrder:
-    """Hands rows to a writer in the order of names, however they come."""
-
-    def __init__(self, writer: Writer, names: Sequence[str]) -> None:
-        self.writer, self.names = writer, names
-        self.ready: dict[str, Row] = {}
-        self._at = 0
-
-    def put(self, rows: Iterable[Row]) -> None:
-        """Take in rows; write those whose turn it is."""
-        self.ready |= {row.name: row for row in rows}
-        while self._at < len(self.names) and self.names[self._at] in self.ready:
-            self._write(self.ready[self.names[self._at]])
-            self._at += 1
-
-    def flush(self) -> None:
-        """Write all that is there, with gaps, and finish."""
-        for name in self.names[self._at :]:
-            if name in self.ready:
-                self._write(self.ready[name])
-        self.writer.finish()
-
-    def rows(self) -> list[Row]:
-        """In the order of names."""
-        return [self.ready[name] for name in self.names]
-
-    def _write(self, row: Row) -> None:
-        if isinstance(row, Captioned):
-            self.writer.add(row)
+        return Shards(ledger, names, folder, shard_size)
+    return Table(ledger, names, kind)
 
 
 def sample_key(shard: int, i: int, size: int) -> str:
     """Name of sample i of a shard of `size`, as img2dataset counts: unique over all shards."""
     digits = max(1, math.ceil(math.log10(size)))
     return f"{shard * 10**digits + i:0{_SHARD_DIGITS + digits}d}"
-
-
-def _json_line(row: dict[str, Any]) -> str:
-    return json.dumps({**row, "file_name": shown(row["file_name"])}, ensure_ascii=False) + "\n"

@@ -8,7 +8,7 @@ has encoded is kept (`analysis.folders.vectors`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from analysis.folders.encoders import Encoder
 from analysis.folders.neighbours import build_graph, choose
+from analysis.folders.reading import Unread, disk_errors, is_unchanged, read_picture
 from analysis.folders.vectors import (
     PRECISIONS,
     Collection,
-    Encoder,
     Entry,
     has_index,
     read_index,
@@ -30,8 +31,7 @@ from analysis.folders.vectors import (
     write_index,
     write_part,
 )
-from data.folders import Broken, Found, one_writer, pictures_below, sha256_of, shown
-from data.pictures import open_picture
+from data.folders import Broken, Found, one_writer, pictures_below, shown
 from lib.checks import whole_number
 from lib.clip import preprocess_images
 from lib.files import held_interrupts
@@ -43,12 +43,12 @@ _PART = 1024
 
 @dataclass
 class Update:
-    """What an update of an index has found: names of files.
+    """What an update of an index has done: names of files.
 
     Attributes:
         new, changed, removed, unchanged: pictures, compared with the index before. A file that was
             moved is removed and new; its vector is taken over.
-        broken: file -> why it could not be opened.
+        broken: file -> why it has no vector.
         encoded: how many pictures the encoder has seen.
     """
 
@@ -71,10 +71,11 @@ def update_index(
     library: str = "auto",
     progress: bool = True,
 ) -> Update:
-    """Index a folder, or bring its index up to date.
+    """Index a folder, or bring its index up to date, while others may search it.
 
-    Only files that are new or changed are read, and only contents that have no vector yet are
-    encoded. Interrupted (also killed), the same call goes on where it stopped.
+    A file that cannot be opened is named in the result and does not stop the others; one that
+    cannot be read for a moment is tried again by the next update. Interrupted (also killed), the
+    same call goes on where it stopped.
 
     Args:
         vd: a model with "clip_vision".
@@ -88,6 +89,7 @@ def update_index(
 
     Raises:
         ValueError: no pictures, or the index belongs to another folder or encoder.
+        OSError: the disk is full; what was encoded is kept as far as there was room.
         KeyboardInterrupt: what was encoded is kept.
     """
     folder, index = Path(folder), Path(index)
@@ -95,49 +97,62 @@ def update_index(
     if precision not in (None, *PRECISIONS):
         raise ValueError(f"precision is {precision!r}: choose {' or '.join(PRECISIONS)}.")
     encoder = Encoder.of(vd)
-    found = pictures_below(folder)
-    with one_writer(index):
+    files = pictures_below(folder)
+    with one_writer(index), disk_errors(index):
         old = read_index(index) if has_index(index) else None
         if old is not None:
             _check_same(old, folder, encoder, precision, index)
             precision = old.precision
         dtype = PRECISIONS[precision or "float16"]
-        known = _Known(old, read_parts(index, encoder), verify)
-        todo, broken = known.sort_out(found)
+        rows: dict[str, Found] = {} if old is None else {b.name: b for b in old.broken}
+        vectors: dict[str, Tensor] = {}
+        known = [] if old is None else zip(old.entries, old.vectors, strict=True)
+        for entry, vector in (*known, *read_parts(index, encoder)):
+            rows[entry.name] = entry
+            vectors[entry.sha256] = vector.to(dtype)
+        todo = [f for f in files if verify or not is_unchanged(rows.get(f.name), f)]
+        part: list[Entry] = []
         encoded = 0
-        part: list[tuple[Entry, Tensor]] = []
         try:
-            for one, vector in _read_all(vd, folder, todo, known, batch_size, dtype, progress):
-                if isinstance(one, Broken):
-                    broken.append(one)
+            for row, vector in _read_all(vd, folder, todo, vectors, batch_size, progress):
+                rows[row.name] = row
+                if isinstance(row, Broken):
                     continue
-                encoded += known.add(one, vector)
-                part.append((one, vector))
+                if vector is not None:
+                    encoded += row.sha256 not in vectors
+                    vectors[row.sha256] = vector.to(dtype)
+                part.append(row)
                 if len(part) >= _PART:
-                    _keep(index, encoder, part)
+                    _keep(index, encoder, part, vectors)
         except BaseException:  # also Ctrl-C
             with held_interrupts():
-                _keep(index, encoder, part)
+                _keep(index, encoder, part, vectors)
             raise
-        entries = [known.entries[one.name] for one in found if one.name in known.entries]
-        rows = [known.vectors[entry.sha256] for entry in entries]
-        vectors = torch.stack(rows) if rows else torch.zeros(0, encoder.width, dtype=dtype)
-        broken.sort(key=lambda one: one.name)
-        made = Collection(folder, encoder, entries, vectors, broken)
+        now = [rows[file.name] for file in files]
+        entries = [row for row in now if isinstance(row, Entry)]
+        broken = [row for row in now if isinstance(row, Broken)]
+        none = torch.zeros(0, encoder.width, dtype=dtype)
+        matrix = torch.stack([vectors[e.sha256] for e in entries]) if entries else none
+        lasting = [row for row in broken if not isinstance(row, Unread)]
+        new = Collection(folder, encoder, entries, matrix, lasting)
         with held_interrupts():
-            write_index(made, index)
+            write_index(new, index)
             remove_parts(index)
-        if choose(library, len(made)) == "usearch":
-            build_graph(made, index, progress=progress)
-    return _compared(old, made, found, encoded)
+        if choose(library, len(new)) == "usearch":
+            build_graph(new, index, progress=progress)
+    return _compared(old, new, files, {row.name: row.why for row in broken}, encoded)
 
 
 def _compared(
-    old: Collection | None, new: Collection, found: Sequence[Found], encoded: int
+    old: Collection | None,
+    new: Collection,
+    files: Sequence[Found],
+    broken: dict[str, str],
+    encoded: int,
 ) -> Update:
     before = {entry.name: entry.sha256 for entry in (old.entries if old else ())}
-    removed = sorted(before.keys() - {one.name for one in found})
-    update = Update(removed=removed, encoded=encoded, broken={b.name: b.why for b in new.broken})
+    removed = sorted(before.keys() - {file.name for file in files})
+    update = Update(removed=removed, encoded=encoded, broken=broken)
     for entry in new.entries:
         if entry.name not in before:
             update.new.append(entry.name)
@@ -148,86 +163,41 @@ def _compared(
     return update
 
 
-class _Known:
-    """Vectors there are already, by content, and what is known of each file."""
-
-    def __init__(
-        self, old: Collection | None, parts: Iterable[tuple[Entry, Tensor]], verify: bool
-    ) -> None:
-        self.entries: dict[str, Entry] = {}
-        self.vectors: dict[str, Tensor] = {}
-        self.verify = verify
-        self._broken = {b.name: b for b in (old.broken if old else ())}
-        for entry, vector in [*(zip(old.entries, old.vectors, strict=True) if old else ()), *parts]:
-            self.entries[entry.name] = entry
-            self.vectors[entry.sha256] = vector
-
-    def sort_out(self, found: Sequence[Found]) -> tuple[list[Found], list[Broken]]:
-        """What has to be read, and what is known to be broken; of the rest there are vectors."""
-        before, self.entries = self.entries, {}
-        todo: list[Found] = []
-        broken: list[Broken] = []
-        for one in found:
-            was = before.get(one.name) or self._broken.get(one.name)
-            same = was is not None and (was.size, was.mtime_ns) == (one.size, one.mtime_ns)
-            if self.verify or not same:
-                todo.append(one)
-            elif isinstance(was, Broken):
-                broken.append(was)
-            else:
-                self.entries[one.name] = was
-        return todo, broken
-
-    def add(self, entry: Entry, vector: Tensor) -> bool:
-        """Note a file's vector; returns whether its content is new."""
-        new = entry.sha256 not in self.vectors
-        self.entries[entry.name] = entry
-        self.vectors[entry.sha256] = vector
-        return new
-
-
 def _read_all(
     vd: VersatileDiffusion,
     folder: Path,
     todo: Sequence[Found],
-    known: _Known,
+    known: Container[str],
     batch_size: int,
-    dtype: torch.dtype,
     progress: bool,
 ) -> Iterator[tuple[Entry | Broken, Tensor | None]]:
-    """Read files, and encode contents that have no vector yet; files are read a batch ahead."""
+    """Read files, a batch ahead; with each content that is not known comes its vector."""
 
-    def read(one: Found) -> tuple[Entry | Broken, Tensor | None]:
-        path = one.below(folder)
-        try:
-            entry = Entry(one.name, one.size, one.mtime_ns, sha256_of(path))
-            if entry.sha256 in known.vectors:
-                return entry, None
-            # shrunk here, so that a batch of photographs does not have to fit into memory
-            return entry, preprocess_images([open_picture(path)], vd.spec.clip)
-        except ValueError as error:
-            why = shown(error).replace(shown(path), shown(one.name))
-            return Broken(one.name, one.size, one.mtime_ns, why), None
+    def read(file: Found) -> tuple[Entry | Broken, Tensor | None]:
+        # shrunk here, so that a batch of photographs does not have to fit into memory
+        content = read_picture(
+            file, folder, known, lambda image: preprocess_images([image], vd.spec.clip)
+        )
+        if isinstance(content, Broken):
+            return content, None
+        sha256, pixels = content
+        return Entry(file.name, file.size, file.mtime_ns, sha256), pixels
 
     batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         tqdm(total=len(todo), desc="index", unit="picture", disable=not progress) as bar,
     ):
-        ahead = [pool.submit(read, one) for one in batches[0]] if batches else []
+        ahead = [pool.submit(read, file) for file in batches[0]] if batches else []
         for following in [*batches[1:], []]:
-            now, ahead = ahead, [pool.submit(read, one) for one in following]
-            files = [future.result() for future in now]
-            new = {one.sha256: pixels for one, pixels in files if pixels is not None}
-            vectors = _encode(vd, list(new.values())).to(dtype) if new else ()
-            made = dict(zip(new, vectors, strict=True))
-            for one, _ in files:
-                if isinstance(one, Broken):
-                    yield one, None
-                else:
-                    known_one = known.vectors.get(one.sha256)
-                    yield one, made[one.sha256] if known_one is None else known_one
-            bar.update(len(files))
+            now, ahead = ahead, [pool.submit(read, file) for file in following]
+            results = [future.result() for future in now]
+            pixels = {row.sha256: p for row, p in results if p is not None}
+            vectors = _encode(vd, list(pixels.values())) if pixels else ()
+            encoded = dict(zip(pixels, vectors, strict=True))
+            for row, _ in results:
+                yield row, None if isinstance(row, Broken) else encoded.get(row.sha256)
+            bar.update(len(results))
 
 
 @torch.no_grad()
@@ -241,10 +211,10 @@ def _encode(vd: VersatileDiffusion, pixels: Sequence[Tensor]) -> Tensor:
     return vectors
 
 
-def _keep(index: Path, encoder: Encoder, part: list[tuple[Entry, Tensor]]) -> None:
+def _keep(index: Path, encoder: Encoder, part: list[Entry], vectors: dict[str, Tensor]) -> None:
     """Save unfinished work, and begin a new part."""
     if part:
-        write_part(index, encoder, [e for e, _ in part], torch.stack([v for _, v in part]))
+        write_part(index, encoder, part, torch.stack([vectors[e.sha256] for e in part]))
         part.clear()
 
 

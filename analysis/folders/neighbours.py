@@ -13,10 +13,11 @@ search is exact, however many vectors there are.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
-import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,8 +27,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.folders.vectors import Collection
+from analysis.folders.encoders import Encoder
+from analysis.folders.vectors import Collection, remove
 from data.folders import shown
+from lib.files import beside, put
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +102,15 @@ def build_graph(
     Returns:
         The graph's file. It is a cache: search is exact without it.
     """
-    path = graph_path(collection, index)
-    graph = _restored(path, view=False)
+    index = Path(index)
+    graph = _restored(index, collection.encoder, view=False)
     if graph is None:
         graph = _usearch().Index(
             ndim=collection.encoder.width, metric="ip", dtype="f16", connectivity=16,
             expansion_add=128, expansion_search=128,
         )  # fmt: skip
-    keys, rows = _keys(collection)
+    # files of equal content share a key, so one that was moved keeps it
+    keys, rows = np.unique(_keys(collection), return_index=True)
     there = np.asarray(graph.keys, dtype=np.uint64)
     gone = np.setdiff1d(there, keys)
     if len(gone):
@@ -118,12 +122,11 @@ def build_graph(
             vectors = collection.vectors[torch.from_numpy(rows[part])].float().numpy()
             graph.add(keys[part], vectors, threads=threads)
             bar.update(len(part))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with beside(index / "graph") as temporary:
         graph.save(str(temporary))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path = index / f"graph-{collection.encoder.weights}-{_digest(temporary)}.usearch"
+        put(temporary, path)
+    remove(other for other in index.glob("graph-*.usearch") if other != path)
     return path
 
 
@@ -138,43 +141,53 @@ def candidates(
         query: (D,), of any length.
         k: how many are wanted.
     """
-    graph = _restored(graph_path(collection, index), view=True)
+    graph = _restored(Path(index), collection.encoder, view=True)
     if graph is None:
         return None
-    keys = np.array([_key(entry.sha256) for entry in collection.entries], dtype=np.uint64)
+    keys = _keys(collection)
     if not np.array_equal(np.sort(np.asarray(graph.keys, dtype=np.uint64)), np.unique(keys)):
         return None
     count = min(len(graph), max(10 * k, 200))
     unit = torch.nn.functional.normalize(query.float(), dim=0).numpy()
-    found = np.asarray(graph.search(unit, count).keys, dtype=np.uint64)
-    return np.flatnonzero(np.isin(keys, found)).tolist()
+    nearest = np.asarray(graph.search(unit, count).keys, dtype=np.uint64)
+    return np.flatnonzero(np.isin(keys, nearest)).tolist()
 
 
-def graph_path(collection: Collection, index: str | Path) -> Path:
-    """Where the graph of an index lies; another encoder has another one."""
-    return Path(index) / f"graph-{collection.encoder.weights}.usearch"
+def _keys(collection: Collection) -> np.ndarray:
+    """A key of the graph for each row."""
+    return np.array([int(entry.sha256[:15], 16) for entry in collection.entries], dtype=np.uint64)
 
 
-def _keys(collection: Collection) -> tuple[np.ndarray, np.ndarray]:
-    """Keys of the graph and one row each; files of equal content share a key, so also moved ones
-    keep it."""
-    keys = np.array([_key(entry.sha256) for entry in collection.entries], dtype=np.uint64)
-    return np.unique(keys, return_index=True)
+def _restored(index: Path, encoder: Encoder, view: bool) -> Any:
+    """The graph beside an index, or None.
+
+    Native code that reads a damaged graph may end the process, so a file whose content is not that
+    which its name says is never given to it.
+    """
+    for path in index.glob(f"graph-{encoder.weights}-*.usearch"):
+        try:
+            status = path.stat()
+            if path.is_file() and _is_whole(path, status.st_size, status.st_mtime_ns):
+                return _usearch().Index.restore(str(path), view=view)
+            why = "its content is not what its name says"
+        except (ValueError, RuntimeError, OSError) as error:
+            why = str(error)
+        log.warning("%s is damaged (%s) and not used", shown(path.name), why)
+    return None
 
 
-def _key(sha256: str) -> int:
-    return int(sha256[:15], 16)
+@lru_cache(maxsize=8)
+def _is_whole(path: Path, size: int, mtime_ns: int) -> bool:
+    """Whether a graph's file has the digest of its name; asked once of each state of a file."""
+    return path.stem.endswith(f"-{_digest(path)}")
 
 
-def _restored(path: Path, view: bool) -> Any:
-    """The graph of a file, or None."""
-    if not path.is_file():
-        return None
-    try:
-        return _usearch().Index.restore(str(path), view=view)
-    except (ValueError, RuntimeError, OSError) as error:
-        log.warning("%s is damaged (%s) and not used", shown(path.name), error)
-        return None
+def _digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _usearch() -> ModuleType:

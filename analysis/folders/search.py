@@ -27,9 +27,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from analysis.folders.encoders import Encoder
 from analysis.folders.indexing import Update, update_index
 from analysis.folders.neighbours import best, candidates, choose, cosines
-from analysis.folders.vectors import Collection, Encoder, read_index
+from analysis.folders.vectors import Collection, read_index
 from analysis.results import Result
 from analysis.results.sheets import CELL, contact_sheet
 from data.folders import shown
@@ -91,18 +92,6 @@ class Hits:
         return [self.folder / hit.file for hit in self.hits]
 
 
-@dataclass(frozen=True)
-class _Term:
-    """One part of a query: a text or a picture, and how much it counts (negative: away)."""
-
-    what: str | Picture
-    weight: float
-
-    def describe(self) -> dict[str, Any]:
-        told = {"text": self.what} if isinstance(self.what, str) else self.what.describe()
-        return {**told, "weight": self.weight}
-
-
 def find(
     vd: VersatileDiffusion,
     index: Collection | str | Path,
@@ -136,12 +125,11 @@ def find(
     wanted = _terms(texts, check_text, 1.0) + _terms(images, Picture.of, 1.0)
     if not wanted:
         raise ValueError("There is nothing to look for: give a text or a picture.")
-    away = _terms(without, _text_or_picture, AWAY)
-    total = sum(term.weight for term in wanted)
-    terms = [_Term(t.what, t.weight / total) for t in wanted]
-    terms += [_Term(t.what, -t.weight) for t in away]
-    queries = _encoded(vd, terms)
-    weights = torch.tensor([term.weight for term in terms])
+    total = sum(weight for _, weight in wanted)
+    terms = [(what, weight / total) for what, weight in wanted]
+    terms += [(what, -weight) for what, weight in _terms(without, _text_or_picture, AWAY)]
+    queries = _encoded(vd, [what for what, _ in terms])
+    weights = torch.tensor([weight for _, weight in terms])
     if balance:
         weights = weights / _spread(collection.vectors, queries)
 
@@ -164,7 +152,10 @@ def find(
         rounded = tuple(round(float(value), 6) for value in each[i])
         hits.append(Hit(entry.name, round(float(scores[i]), 6), rounded))
     record = {
-        "query": [term.describe() for term in terms],
+        "query": [
+            {**({"text": what} if isinstance(what, str) else what.describe()), "weight": weight}
+            for what, weight in terms
+        ],
         "k": k,
         "balance": bool(balance),
         "library": searched,
@@ -220,17 +211,17 @@ def _text_or_picture(given: Any) -> str | Picture:
     return check_text(given) if isinstance(given, str) else Picture.of(given)
 
 
-def _terms(given: Wanted, check: Any, weight: float) -> list[_Term]:
-    """What was asked for, checked, with weights."""
+def _terms(given: Wanted, check: Any, weight: float) -> list[tuple[str | Picture, float]]:
+    """Texts and pictures of a query, checked, each with its weight."""
     single = isinstance(given, (str, Path, Image.Image, Picture))
     if single or (isinstance(given, tuple) and len(given) == 2 and _is_weight(given[1])):
         given = [given]
     terms = []
-    for one in given:
-        what, counts = one if isinstance(one, tuple) else (one, weight)
+    for item in given:
+        what, counts = item if isinstance(item, tuple) else (item, weight)
         if not number("a weight", counts) > 0:
             raise ValueError(f"A weight is {counts}: give one above 0, or leave that out.")
-        terms.append(_Term(check(what), float(counts)))
+        terms.append((check(what), float(counts)))
     return terms
 
 
@@ -238,18 +229,16 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _encoded(vd: VersatileDiffusion, terms: Sequence[_Term]) -> Tensor:
+def _encoded(vd: VersatileDiffusion, whats: Sequence[str | Picture]) -> Tensor:
     """(T, D) unit vectors on the CPU."""
-    rows: list[Tensor | None] = [None] * len(terms)
-    words = [i for i, term in enumerate(terms) if isinstance(term.what, str)]
-    if words:
-        features = vd.text_features([terms[i].what for i in words]).cpu()
-        for i, vector in zip(words, features, strict=True):
-            rows[i] = vector
-    for i, term in enumerate(terms):
-        if isinstance(term.what, Picture):
-            rows[i] = vd.image_features([term.what.open()])[0].cpu()
-    return torch.stack(rows)
+    texts = [what for what in whats if isinstance(what, str)]
+    vectors = iter(vd.text_features(texts).cpu() if texts else ())
+    return torch.stack(
+        [
+            next(vectors) if isinstance(what, str) else vd.image_features([what.open()])[0].cpu()
+            for what in whats
+        ]
+    )
 
 
 def _spread(vectors: Tensor, queries: Tensor) -> Tensor:

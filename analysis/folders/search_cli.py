@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import re
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from analysis.folders.shell import add_model_options, load_model, name_passed_over, set_warnings
 
 _WEIGHED = re.compile(r"(?s)(.*\S)\s*::\s*([0-9.eE+-]+)\s*")
 _EXAMPLE = """\
@@ -23,26 +23,22 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m analysis search`."""
-    parser.epilog = _EXAMPLE
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    layout: dict[str, Any] = {
+        "epilog": _EXAMPLE,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+    parser.epilog, parser.formatter_class = layout.values()
     actions = parser.add_subparsers(dest="action", metavar="index|query", required=True)
     what = "index a folder of pictures, or bring its index up to date"
-    index = actions.add_parser(
-        "index", help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    index = actions.add_parser("index", help=what, description=f"I{what[1:]}.", **layout)
     add = index.add_argument
     add("folder", metavar="FOLDER", help="pictures, also in subfolders")
     add("--batch", type=int, default=32, help="pictures encoded at a time (default: %(default)s)")
     add("--precision", choices=("float16", "float32"), help="of the vectors (default: float16)")
     add("--verify", action="store_true", help="compare contents, not only sizes and times")
-    _add_common(index)
 
     what = "find pictures by text, picture, or a mix"
-    query = actions.add_parser(
-        "query", help=what, description=f"{what.capitalize()}.", epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    query = actions.add_parser("query", help=what, description=f"F{what[1:]}.", **layout)
     add = query.add_argument
     many: dict[str, Any] = {"action": "append", "default": []}
     add("--text", metavar="TEXT[::WEIGHT]", help="what they show; may be repeated", **many)
@@ -53,33 +49,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     balance = "let texts and pictures count alike, however widely their cosines spread"
     add("--balance", action="store_true", help=balance)
     add("--no-sheet", action="store_true", help="save no contact sheet")
-    _add_common(query)
 
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--index", metavar="DIR", help="where the index is kept (default: OUT/search/index)")
-    add("--out", default="output", metavar="DIR", help="results go to DIR/search (default: output)")
-    library = "how to search: auto takes usearch above 200,000 pictures, if it is installed"
-    add("--library", choices=("auto", "exact", "usearch"), default="auto", help=library)
-    add("--model", default="vd-mini", help="name or path of the model (default: %(default)s)")
-    add("--device", help="cpu, cuda, mps (default: the best one here)")
-    add("--dtype", choices=("float32", "float16", "bfloat16"), help="default: by the hardware")
-    add("--json", action="store_true", help="print one JSON document")
-    add("--quiet", action="store_true", help="no progress bar, no warnings")
+    for sub in (index, query):
+        add = sub.add_argument
+        add("--index", metavar="DIR", help="where the index is kept (default: OUT/search/index)")
+        add("--out", default="output", metavar="DIR", help="results: DIR/search (default: output)")
+        library = "how to search: auto takes usearch above 200,000 pictures, if it is installed"
+        add("--library", choices=("auto", "exact", "usearch"), default="auto", help=library)
+        add_model_options(sub, "")
 
 
 def run(args: argparse.Namespace) -> int:
     """Index or query, as the command line asks.
 
     Returns:
-        0.
+        0, or 1 if some pictures could not be indexed.
 
     Raises:
         ValueError, OSError: with one sentence that says what is wrong.
     """
-    level = logging.ERROR if args.quiet else logging.WARNING
-    logging.basicConfig(level=level, format="warning: %(message)s")
+    set_warnings(args)
     index = Path(args.out, "search", "index") if args.index is None else Path(args.index)
     return (_index if args.action == "index" else _query)(args, index)
 
@@ -87,14 +76,14 @@ def run(args: argparse.Namespace) -> int:
 def _index(args: argparse.Namespace, index: Path) -> int:
     from analysis.folders.indexing import update_index
     from analysis.folders.neighbours import choose
-    from data.folders import pictures_below, shown
+    from data.folders import others_below, pictures_below, shown
 
     pictures_below(args.folder)  # before the model is loaded
     choose(args.library, 0)
     began = time.perf_counter()
     try:
         update = update_index(
-            load_model(args, "clip_vision"),
+            load_model(args),
             args.folder,
             index,
             batch_size=args.batch,
@@ -109,13 +98,11 @@ def _index(args: argparse.Namespace, index: Path) -> int:
     if args.json:
         told = {"index": str(index), **vars(update), "seconds": time.perf_counter() - began}
         print(json.dumps(told, indent=2))
-        return 0
-    for why in () if args.quiet else update.broken.values():
-        print(f"passed over: {why}", file=sys.stderr)
-    kinds = ("new", "changed", "removed", "unchanged", "broken")
-    counts = ", ".join(f"{len(getattr(update, kind))} {kind}" for kind in kinds)
-    print(f"{shown(index)}  {counts}; {update.encoded} encoded")
-    return 0
+    else:
+        kinds = ("new", "changed", "removed", "unchanged", "broken")
+        counts = ", ".join(f"{len(getattr(update, kind))} {kind}" for kind in kinds)
+        print(f"{shown(index)}  {counts}; {update.encoded} encoded")
+    return name_passed_over(update.broken, others_below(args.folder), args)
 
 
 def _query(args: argparse.Namespace, index: Path) -> int:
@@ -136,8 +123,7 @@ def _query(args: argparse.Namespace, index: Path) -> int:
         raise ValueError("There is nothing to look for: give --text or --image.")
     choose(args.library, len(read_index(index)))
     prepare(args.out, "search")
-    words = any(isinstance(what, str) for what, _ in (*texts, *without))
-    vd = load_model(args, "clip_vision", *(["clip_text"] if words else []))
+    vd = load_model(args)
     found = find(
         vd, index, texts=texts, images=images, without=without, k=args.k, balance=args.balance,
         library=args.library,
@@ -158,16 +144,6 @@ def _query(args: argparse.Namespace, index: Path) -> int:
     return 0
 
 
-def load_model(args: argparse.Namespace, *components: str) -> Any:
-    """These components of the model of the options."""
-    import torch
-
-    from lib.checkpoints.weights import load
-
-    dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    return load(args.model, components=components, device=args.device, dtype=dtype)
-
-
 def _weighed(given: str, weight: float) -> tuple[str, float]:
     """`what::0.5` -> ("what", 0.5)."""
     match = _WEIGHED.fullmatch(given)
@@ -184,7 +160,7 @@ def _weighed(given: str, weight: float) -> tuple[str, float]:
 
 def _is_picture(given: str) -> bool:
     """Whether a --not means a file; one that is missing shall not be taken for a text."""
-    from PIL import Image
+    from data.folders import picture_endings
 
-    endings: Sequence[str] = list(Image.registered_extensions())
-    return Path(given).suffix.lower() in endings or (len(given) < 256 and Path(given).is_file())
+    path = Path(given)
+    return path.suffix.lower() in picture_endings() or (len(given) < 256 and path.is_file())

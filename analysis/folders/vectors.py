@@ -5,7 +5,8 @@
     <index>/part-<digest>.safetensors        unfinished work; becomes part of the above
 
 The manifest names its file of vectors, and is replaced last and at once: whatever happens, there is
-the state before or the state after. Its paths are relative: folder and index can move together.
+the state before or the state after, for readers too. Its paths are relative: folder and index can
+move together.
 """
 
 from __future__ import annotations
@@ -14,71 +15,35 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, astuple, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from analysis.modes.sampling import fingerprint
+from analysis.folders.encoders import Encoder
 from data.folders import Broken, Found, relative_to, shown
 from lib.checkpoints.tensor_files import open_tensors
-from lib.files import write_atomic
-from lib.model import VersatileDiffusion
+from lib.files import beside, put, write_atomic
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "index.json"
 PRECISIONS = {"float16": torch.float16, "float32": torch.float32}
 _FORMAT = 1
+_VECTORS = re.compile(r"vectors-[0-9a-f]{16}\.safetensors")
+_DAMAGE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError,
+    SafetensorError,
+)  # fmt: skip
+"""What reading a file raises that holds something else than it should."""
 
-
-@dataclass(frozen=True)
-class Encoder:
-    """What made the vectors; those of different encoders do not compare.
-
-    Attributes:
-        model: its name.
-        weights: fingerprint of the picture encoder.
-        width: D.
-        dtype: in what precision the weights were when they worked (another one rounds them, so
-            that their fingerprint differs).
-    """
-
-    model: str
-    weights: str
-    width: int
-    dtype: str
-
-    @classmethod
-    def of(cls, vd: VersatileDiffusion) -> Encoder:
-        """The picture encoder of a model.
-
-        Raises:
-            ValueError: it is not loaded.
-        """
-        vd.require("clip_vision")
-        dtype = str(vd.dtype).removeprefix("torch.")
-        return cls(vd.spec.name, fingerprint(vd.clip_vision), vd.spec.clip.projection, dtype)
-
-    def check(self, other: Encoder) -> None:
-        """ValueError unless the other one makes vectors that compare with those of this one."""
-        if self.width != other.width:
-            raise ValueError(
-                f"The index holds vectors of {self.width} numbers ({self.model}), {other.model} "
-                f"makes {other.width}: load the model of the index, or make another index."
-            )
-        if self.weights != other.weights:
-            how = f" in {self.dtype}, here it is {other.dtype}" if self.dtype != other.dtype else ""
-            raise ValueError(
-                f"The index was made with {self.model} ({self.weights}){how}; the vectors of "
-                f"{other.model} ({other.weights}) do not compare with it: load the model of the "
-                "index, with the same dtype, or make another index."
-            )
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -101,7 +66,7 @@ class Collection:
         encoder: what made the vectors.
         entries: the pictures, sorted by name.
         vectors: (n, D), float16 or float32, of length 1 up to rounding; row i is of entry i.
-        broken: files that could not be opened.
+        broken: files that hold no good picture.
     """
 
     folder: Path
@@ -111,7 +76,12 @@ class Collection:
     broken: Sequence[Broken] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        assert self.vectors.shape == (len(self.entries), self.encoder.width), self.vectors.shape
+        shape = len(self.entries), self.encoder.width
+        if tuple(self.vectors.shape) != shape or self.precision not in PRECISIONS:
+            raise ValueError(
+                f"vectors are {tuple(self.vectors.shape)} of {self.precision}, not {shape} of "
+                f"{' or '.join(PRECISIONS)}"
+            )
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -134,28 +104,52 @@ def read_index(index: str | Path) -> Collection:
         ValueError: there is none, or it is damaged.
     """
     index = Path(index)
-    path = index / MANIFEST
-    if not path.is_file():
+    if not has_index(index):
         raise ValueError(
             f"There is no index in {shown(index)}: make one with `python -m analysis search index "
             "FOLDER`, or say where it is (--index)."
         )
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if told["format"] != _FORMAT:
-            raise ValueError(f"it is of format {told['format']}, not {_FORMAT}")
-        encoder = Encoder(**told["encoder"])
-        entries = [Entry(*row) for row in told["pictures"]]
-        broken = [Broken(*row) for row in told["broken"]]
-        vectors = open_tensors(index / told["vectors"])["vectors"]
-        if vectors.shape != (len(entries), encoder.width):
-            raise ValueError(f"{len(entries)} pictures, vectors {tuple(vectors.shape)}")
-        folder = Path(os.path.normpath(index.resolve() / told["folder"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"The index in {shown(index)} is damaged ({error}): delete it and index again."
-        ) from error
-    return Collection(folder, encoder, entries, vectors, broken)
+    before = manifest = None
+    while True:
+        try:
+            before, manifest = manifest, (index / MANIFEST).read_bytes()
+            return _collection(index, json.loads(manifest))
+        except _DAMAGE as error:
+            if manifest == before:  # nobody has put a new index in its place meanwhile
+                raise ValueError(
+                    f"The index in {shown(index)} is damaged ({error}): delete it and index again."
+                ) from error
+
+
+def _collection(index: Path, manifest: dict[str, Any]) -> Collection:
+    if manifest["format"] != _FORMAT:
+        raise ValueError(f"it is of format {manifest['format']}, not {_FORMAT}")
+    if not _VECTORS.fullmatch(manifest["vectors"]):
+        raise ValueError(f"its vectors are in {manifest['vectors']!r}")
+    return Collection(
+        Path(os.path.normpath(index.resolve() / manifest["folder"])),
+        _typed(Encoder(**manifest["encoder"])),
+        [_entry(row) for row in manifest["pictures"]],
+        open_tensors(index / manifest["vectors"])["vectors"],
+        [_typed(Broken(*row)) for row in manifest["broken"]],
+    )
+
+
+def _typed(row: Row) -> Row:
+    """The same; TypeError unless its fields are of the types that they are declared with."""
+    for declared in fields(row):
+        value = getattr(row, declared.name)
+        if type(value).__name__ != declared.type:
+            raise TypeError(f"{declared.name} is {value!r}")
+    return row
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    entry = _typed(Entry(*row))
+    path = PurePosixPath(entry.name)
+    if path.is_absolute() or ".." in path.parts or not re.fullmatch("[0-9a-f]{64}", entry.sha256):
+        raise ValueError(f"it has a picture {entry.name!r} of digest {entry.sha256!r}")
+    return entry
 
 
 def write_index(collection: Collection, index: str | Path) -> None:
@@ -165,7 +159,6 @@ def write_index(collection: Collection, index: str | Path) -> None:
         OSError: it could not be written; the old one is still there.
     """
     index = Path(index)
-    index.mkdir(parents=True, exist_ok=True)
     file = _write_vectors(index, "vectors", collection.vectors, {})
     manifest = {
         "format": _FORMAT,
@@ -173,11 +166,11 @@ def write_index(collection: Collection, index: str | Path) -> None:
         "encoder": asdict(collection.encoder),
         "precision": collection.precision,
         "vectors": file,
-        "broken": [[b.name, b.size, b.mtime_ns, b.why] for b in collection.broken],
-        "pictures": _rows(collection.entries),
+        "broken": [astuple(broken) for broken in collection.broken],
+        "pictures": [astuple(entry) for entry in collection.entries],
     }
     write_atomic(index / MANIFEST, json.dumps(manifest) + "\n")
-    _remove(path for path in index.glob("vectors-*.safetensors") if path.name != file)
+    remove(path for path in index.glob("vectors-*.safetensors") if path.name != file)
 
 
 # ---------------------------------------------------------------------- unfinished work
@@ -185,34 +178,30 @@ def write_index(collection: Collection, index: str | Path) -> None:
 
 def write_part(index: Path, encoder: Encoder, entries: Sequence[Entry], vectors: Tensor) -> None:
     """Keep what is done so far; whole or not at all."""
-    about = {"encoder": json.dumps(asdict(encoder)), "pictures": json.dumps(_rows(entries))}
+    rows = [astuple(entry) for entry in entries]
+    about = {"encoder": json.dumps(asdict(encoder)), "pictures": json.dumps(rows)}
     _write_vectors(index, "part", vectors, about)
 
 
 def read_parts(index: Path, encoder: Encoder) -> list[tuple[Entry, Tensor]]:
     """What interrupted runs with the same encoder have left."""
-    found: list[tuple[Entry, Tensor]] = []
+    pairs: list[tuple[Entry, Tensor]] = []
     for path in sorted(index.glob("part-*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
                 about = file.metadata()
-                if Encoder(**json.loads(about["encoder"])) != encoder:
-                    continue
-                entries = [Entry(*row) for row in json.loads(about["pictures"])]
-                found += zip(entries, file.get_tensor("vectors"), strict=True)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                if Encoder(**json.loads(about["encoder"])) == encoder:
+                    entries = [_entry(row) for row in json.loads(about["pictures"])]
+                    part = Collection(index, encoder, entries, file.get_tensor("vectors"))
+                    pairs += zip(entries, part.vectors, strict=True)
+        except _DAMAGE as error:
             log.warning("%s is damaged (%r): its pictures are read again", path.name, error)
-    return found
+    return pairs
 
 
 def remove_parts(index: Path) -> None:
-    """Forget unfinished work, and what killed processes were writing."""
-    for pattern in ("part-*.safetensors", ".*.tmp"):
-        _remove(index.glob(pattern))
-
-
-def _rows(entries: Iterable[Entry]) -> list[list[Any]]:
-    return [[e.name, e.size, e.mtime_ns, e.sha256] for e in entries]
+    """Forget unfinished work."""
+    remove(index.glob("part-*.safetensors"))
 
 
 def _write_vectors(index: Path, kind: str, vectors: Tensor, about: dict[str, str]) -> str:
@@ -220,27 +209,20 @@ def _write_vectors(index: Path, kind: str, vectors: Tensor, about: dict[str, str
     digest = hashlib.sha256(json.dumps([list(vectors.shape), about]).encode())
     digest.update(vectors.contiguous().view(torch.uint8).numpy())
     path = index / f"{kind}-{digest.hexdigest()[:16]}.safetensors"
-    if path.is_file():
-        return path.name
-    temporary = index / f".{path.name}.{os.getpid()}.tmp"
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file({"vectors": vectors.contiguous()}, temporary, metadata=about or None)
-        temporary.chmod(mode)  # the library's own would keep everybody else from reading it
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if not path.is_file():
+            with beside(path) as temporary:
+                save_file({"vectors": vectors.contiguous()}, temporary, metadata=about or None)
+                put(temporary, path)
     except SafetensorError as error:  # what the disk says arrives as this
         raise OSError(f"{shown(index)} could not be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path.name
 
 
-def _remove(paths: Iterable[Path]) -> None:
+def remove(paths: Iterable[Path]) -> None:
+    """Delete files; one that the system keeps, as a reader has it mapped, is left for next time."""
     for path in paths:
         try:
             path.unlink(missing_ok=True)
-        except OSError as error:  # still mapped by a reader, on some systems: next time
+        except OSError as error:
             log.info("%s is left over (%s)", path.name, error)

@@ -1,5 +1,6 @@
 """Automatic captions on the tiny model: candidates, formats, interruptions, others' files."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,11 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from analysis import __main__ as cli
+from analysis.folders import reading
 from analysis.folders.caption import caption, caption_folder, first_seed
 from analysis.folders.caption_files import Ledger, Lines
-from analysis.modes.generate import image_to_text
+from analysis.folders.encoders import own_clip
+from analysis.modes import image_to_text
+from data.decode import UnreadableFileError
 from tests.analysis.photo_folders import few_photos, run_batches, texts
 from tests.conftest import drawing
 
@@ -69,6 +74,17 @@ def test_empty_captions_come_last_and_long_ones_are_compared_cut(vd, monkeypatch
     assert [c.text for c in empty] == ["", "", ""]
 
 
+def test_vectors_of_the_models_own_clip(vd):
+    clip = own_clip(vd)
+    images = [drawing(0), drawing(1)]
+    assert torch.equal(clip.images(images), vd.image_features(images))
+    long = " ".join(["red"] * 90)
+    short = next(t for t in beginnings(long) if len(vd.tokenizers.clip(t).input_ids) <= 32)
+    vectors = clip.texts(["a star", long, ""])
+    assert torch.allclose(vectors, vd.text_features(["a star", short, ""]), atol=1e-5)
+    assert clip.describe()["weights"].count("-") == 1 and clip.name == "tiny's own CLIP"
+
+
 def test_seeds_depend_on_seed_and_content_alone():
     digest = hashlib.sha256(b"3 abc").hexdigest()
     assert first_seed(3, "abc") == int(digest, 16) % 2**32
@@ -96,8 +112,6 @@ def test_interrupted_it_goes_on_to_the_same_result(vd, photos, tmp_path, monkeyp
         assert [p.name for p in out.glob("*.tar")] == ["00000.tar"]
     with (out / ".caption" / "journal.jsonl").open("a") as file:
         file.write('{"asked": "torn')
-    if form == "webdataset":
-        (out / ".00001.tar.99.tmp").write_bytes(b"of a killed process")
     sizes = run_batches(monkeypatch)
     assert caption_folder(vd, photos, out, **how).new == 4
     assert sum(sizes) == 3  # the copy again costs nothing
@@ -210,7 +224,7 @@ def test_lines_survive_a_torn_end_and_damage(tmp_path, caplog):
         file.write(b'no json\n{"a": 3')
     lines = Lines(path)
     lines.append([{"a": 4}])
-    assert [row["a"] for row in Lines(path).rows] == [1, 2, 4]
+    assert [row["a"] for row in Lines(path).entries] == [1, 2, 4]
     assert "damaged" in caplog.text
 
 
@@ -219,6 +233,86 @@ def test_captions_of_another_folder_are_not_mixed_in(vd, photos, tmp_path):
     caption_folder(vd, photos / "sub", out, **HOW)
     with pytest.raises(ValueError, match=r"holds captions of .*sub: choose another"):
         caption_folder(vd, photos, out, **HOW)
+
+
+# ---------------------------------------------------------------------- what goes wrong
+
+
+def test_what_cannot_be_read_for_a_moment_is_tried_again(vd, photos, tmp_path, monkeypatch):
+    out, real = tmp_path / "out", reading.read
+
+    def away(path):
+        if path.name == "1.png":
+            raise UnreadableFileError(f"There is no file {path}: give the path of a picture.")
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "read", away)
+        done = caption_folder(vd, photos, out, **HOW)
+    assert (done.new, sorted(done.broken)) == (5, ["1.png", "bad.png"])
+    assert done.broken["1.png"] == "There is no file 1.png: give the path of a picture"
+    journal = (out / ".caption" / "journal.jsonl").read_text()
+    assert "bad.png" in journal and '"1.png"' not in journal
+    done = caption_folder(vd, photos, out, **HOW)
+    assert (done.new, list(done.broken)) == (1, ["bad.png"])
+    assert "1.txt" in texts(out)
+
+
+def test_a_pipe_named_as_a_picture_stops_nothing(vd, photos, tmp_path):
+    os.mkfifo(photos / "pipe.png")
+    done = caption_folder(vd, photos, tmp_path / "out", **HOW)
+    assert done.new == 6 and "no regular file" in done.broken["pipe.png"]
+
+
+def test_one_caption_that_cannot_be_written_does_not_stop_the_others(
+    vd, photos, tmp_path, monkeypatch
+):
+    out, real, number = tmp_path / "out", Ledger.place, errno.EACCES
+
+    def refused(self, name, content, of=""):
+        if name == "1.txt":
+            raise OSError(number, os.strerror(number))
+        return real(self, name, content, of)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "place", refused)
+        done = caption_folder(vd, photos, out, **HOW)
+        assert done.broken["1.png"] == "its caption could not be written (Permission denied)"
+        assert len(texts(out)) == 5
+        number = errno.ENOSPC
+        with pytest.raises(OSError, match=r"out could not be written \(No space left"):
+            caption_folder(vd, photos, out, **HOW)
+    done = caption_folder(vd, photos, out, **HOW)
+    assert (done.new, list(done.broken), len(texts(out))) == (0, ["bad.png"], 6)
+
+
+def test_journals_of_other_versions_are_passed_over(vd, photos, tmp_path, caplog):
+    out = tmp_path / "out"
+    first = caption_folder(vd, photos, out, **HOW)
+    path = out / ".caption" / "journal.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row, change in zip(
+        rows,
+        ({"candidates": []}, {"candidates": [{"text": "a"}]}, {"size": None, "more": 1}),
+        strict=False,
+    ):
+        row |= change
+    lines = [json.dumps(row) for row in rows]
+    lines += ["[" * 100_000 + "]" * 100_000, "7", "null", '{"asked": 3}', "{}"]
+    path.write_text("\n".join(lines) + "\n")
+    with (out / ".caption" / "made.jsonl").open("a") as file:
+        file.write('{"sha256": "no name"}\n[]\n')
+    again = caption_folder(vd, photos, out, **HOW)
+    assert again.rows == first.rows and again.new == 3
+    assert caplog.text.count("of another version") == 9
+
+
+def test_damaged_state_is_one_sentence(vd, photos, tmp_path):
+    (tmp_path / "out" / ".caption").mkdir(parents=True)
+    for content in ("{", "[]", '{"folder": 3}', "[" * 100_000):
+        (tmp_path / "out" / ".caption" / "folder.json").write_text(content)
+        with pytest.raises(ValueError, match=r"folder.json is damaged .*: delete it"):
+            caption_folder(vd, photos, tmp_path / "out", **HOW)
 
 
 # ---------------------------------------------------------------------- command line
@@ -241,18 +335,23 @@ def run(model_folder, tmp_path, capsys, monkeypatch):
 
 
 def test_captions_from_the_shell(run, photos, tmp_path):
+    (photos / "notes.pdf").write_bytes(b"%PDF")
     status, out, err = run(photos)
-    assert status == 0
+    assert status == 1, "a picture has no caption"
     assert out == f"{Path('output/caption/photos')}  6 captioned (6 of them now), 1 broken\n"
-    assert "passed over: bad.png is not a picture" in err
+    assert "passed over 2: bad.png: is not a picture" in err
+    assert err.endswith("; notes.pdf: is no picture\n")
+    (photos / "bad.png").unlink()
     assert len(texts(tmp_path / "output" / "caption" / "photos")) == 6
     status, out, err = run(photos, "--format", "jsonl", "--json", "--quiet", "--negative", "a star",
-                           "--scale", 2, "--temperature", 0, "--eta", 0.5, "--seed", 3)  # fmt: skip
+                           "--scale", 2, "--temperature", 0, "--eta", 0.5, "--seed", 3,
+                           "--interval", 100, 900)  # fmt: skip
     told = json.loads(out)
     assert (status, err) == (0, "")
     assert [len(row["candidates"]) for row in told["captions"]] == [2] * 6
     asked = {"negative_prompt": "a star", "scale": 2, "temperature": 0, "eta": 0.5, "seed": 3}
-    assert told.items() >= asked.items()
+    asked["interval"] = [100, 900]
+    assert {name: told[name] for name in asked} == asked
 
 
 def test_an_interrupt_says_how_to_go_on(run, vd, photos, monkeypatch):
@@ -269,11 +368,13 @@ def test_an_interrupt_says_how_to_go_on(run, vd, photos, monkeypatch):
         (["nowhere"], "There is no folder nowhere"),
         ([], "required: FOLDER"),
         (["PHOTOS", "--format", "xml"], "invalid choice"),
-        (["PHOTOS", "--batch", "0"], "batch_size is 0"),
+        (["PHOTOS", "--batch", "0"], "'0' is not allowed: give 1 to"),
+        (["PHOTOS", "--shard-size", "1000001"], "shard_size is 1000001: give a whole number"),
         (["PHOTOS", "--shard-size", "0"], "shard_size is 0"),
         (["PHOTOS", "--seed", "-1"], "seed is -1"),
-        (["PHOTOS", "--scale", "-1"], "scale is -1"),
-        (["PHOTOS", "--sampler", "none"], "sampler is 'none'"),
+        (["PHOTOS", "--scale", "-1"], "'-1' is not allowed: give 0 to"),
+        (["PHOTOS", "--sampler", "none"], "'none' is not allowed: give ddim"),
+        (["PHOTOS", "--interval", "9", "3"], "give the lower timestep first"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(run, photos, tmp_path, argv, message):

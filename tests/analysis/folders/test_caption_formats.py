@@ -6,13 +6,14 @@ import io
 import json
 import os
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from analysis.folders.caption import caption_folder, first_seed
-from analysis.folders.caption_formats import Candidate, sample_key
+from analysis.folders.caption_formats import Candidate, sample_key, sidecar_names
 from tests.analysis.photo_folders import few_photos, run_batches, texts
 from tests.conftest import drawing
 
@@ -40,7 +41,7 @@ def test_sidecars_mirror_the_folder(vd, photos, tmp_path, monkeypatch):
     assert sum(sizes) == 5  # the copy costs nothing
     assert done.rows[0].candidates == done.rows[4].candidates
     assert list(done.broken) == ["bad.png"]
-    assert "bad.png is not a picture" in done.broken["bad.png"]
+    assert done.broken["bad.png"].startswith("is not a picture")
     seed = first_seed(0, done.rows[1].sha256)
     assert sorted(c.seed for c in done.rows[1].candidates) == [seed, seed + 1, seed + 2]
     record = json.loads((tmp_path / "out" / "captions.json").read_text())
@@ -56,6 +57,15 @@ def test_pictures_that_differ_only_in_their_ending_get_two_sidecars(vd, photos, 
     caption_folder(vd, photos, tmp_path / "out", **HOW)
     assert {"1.bmp.txt", "1.png.txt", "2.txt"} <= set(texts(tmp_path / "out"))
     assert "1.txt" not in texts(tmp_path / "out")
+
+
+def test_every_picture_has_a_sidecar_of_its_own():
+    names = ["a.png", "x.png", "x.jpg", "x.png.png", "Y.png", "y.jpg", "e\u0301.png", "\xe9.jpg"]
+    files = sidecar_names(names)
+    assert files["a.png"] == "a.txt" and files["x.png.png"] == "x.png.png.txt"
+    assert [files[name] for name in names[1:3]] == ["x.png.txt", "x.jpg.txt"]
+    folded = {unicodedata.normalize("NFC", file).casefold() for file in files.values()}
+    assert len(folded) == len(names), "also where X is x, and accents are spelt in two ways"
 
 
 @pytest.mark.parametrize("form", ["sidecar", "jsonl", "csv", "webdataset"])

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from analysis.folders import indexing
+from analysis.folders import indexing, reading, vectors
+from analysis.folders.encoders import Encoder
 from analysis.folders.indexing import update_index
 from analysis.folders.search import find
-from analysis.folders.vectors import Encoder, read_index
+from analysis.folders.vectors import read_index
+from data.decode import UnreadableFileError
 from data.folders import one_writer
 from tests.analysis.photo_folders import matrix, photo_folder
 from tests.conftest import drawing
@@ -48,7 +52,7 @@ def test_an_index_holds_unit_vectors_of_all_pictures(vd, photos, tmp_path):
     collection = read_index(tmp_path / "index")
     assert (len(made.new), made.encoded, made.changed, made.removed) == (8, 8, [], [])
     assert list(made.broken) == ["bad.jpg"]
-    assert "bad.jpg is not a picture" in made.broken["bad.jpg"]
+    assert made.broken["bad.jpg"].startswith("is not a picture")
     assert str(tmp_path) not in (tmp_path / "index" / "index.json").read_text()
     assert [e.name for e in collection.entries] == made.new
     assert made.new[-1] == "sub/7.png"
@@ -67,15 +71,15 @@ def test_an_update_reads_only_what_changed(vd, photos, index, tmp_path, monkeypa
     drawing(21).save(photos / "new.png")
     (photos / "copy.png").write_bytes((photos / "3.png").read_bytes())
     os.utime(photos / "4.png", ns=(1, 1))
-    read, real = [], indexing.sha256_of
-    monkeypatch.setattr(indexing, "sha256_of", lambda p: read.append(p.name) or real(p))
+    seen, real = [], reading.read
+    monkeypatch.setattr(reading, "read", lambda p: seen.append(p.name) or real(p))
     made = update(vd, photos, index)
     assert made.new == ["copy.png", "new.png", "sub/moved.png"]
     assert (made.changed, made.removed) == (["2.png"], ["0.png", "1.png"])
     assert made.unchanged == ["3.png", "4.png", "sub/5.png", "sub/6.png", "sub/7.png"]
     assert list(made.broken) == ["bad.jpg"]
     assert made.encoded == 2
-    assert sorted(read) == ["2.png", "4.png", "copy.png", "moved.png", "new.png"]
+    assert sorted(seen) == ["2.png", "4.png", "copy.png", "moved.png", "new.png"]
     assert len(list(index.glob("*.safetensors"))) == 1
     assert_is_fresh(vd, photos, index, tmp_path)
     (photos / "bad.jpg").write_bytes((photos / "3.png").read_bytes())
@@ -113,7 +117,6 @@ def test_an_interrupted_update_goes_on(vd, photos, tmp_path, monkeypatch):
             update(vd, photos, index, batch_size=2)
     assert not (index / "index.json").exists()
     assert len(list(index.glob("part-*"))) == 1
-    (index / ".vectors-0.safetensors.1.tmp").write_bytes(b"of a killed process")
     (index / "part-damaged.safetensors").write_bytes(b"damaged")
     made = update(vd, photos, index)
     assert (len(made.new), made.encoded) == (8, 4)  # two batches of two had been encoded
@@ -127,6 +130,100 @@ def test_parts_are_saved_on_the_way(vd, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(indexing, "write_part", lambda *a: parts.append(len(a[2])) or real(*a))
     update(vd, photos, tmp_path / "index", batch_size=1)
     assert parts == [2, 2, 2, 2]
+
+
+def test_what_cannot_be_read_for_a_moment_is_tried_again(vd, photos, tmp_path, monkeypatch):
+    os.mkfifo(photos / "pipe.png")
+    real = reading.read
+
+    def away(path):
+        if path.name == "1.png":
+            raise UnreadableFileError(f"'{path}' cannot be read (Stale file handle).")
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "read", away)
+        made = update(vd, photos, tmp_path / "index")
+    assert (
+        made.encoded == 7 and made.broken["1.png"] == "'1.png' cannot be read (Stale file handle)"
+    )
+    assert "no regular file" in made.broken["pipe.png"]
+    assert [row.name for row in read_index(tmp_path / "index").broken] == ["bad.jpg"]
+    made = update(vd, photos, tmp_path / "index")
+    assert (made.new, made.encoded, sorted(made.broken)) == (["1.png"], 1, ["bad.jpg", "pipe.png"])
+
+
+def test_readers_see_the_old_index_or_the_new_one(vd, photos, index, monkeypatch):
+    drawing(21).save(photos / "new.png")
+    real, names = vectors.open_tensors, []
+
+    def meanwhile(path):
+        names.append(path.name)
+        if len(names) == 1:
+            with monkeypatch.context() as patch:
+                patch.setattr(vectors, "open_tensors", real)
+                update(vd, photos, index)
+        return real(path)
+
+    monkeypatch.setattr(vectors, "open_tensors", meanwhile)
+    collection = read_index(index)
+    assert len(collection) == 9 and len(set(names)) == 2
+    assert np.allclose(collection.vectors.norm(dim=1), 1, atol=1e-3)
+
+
+def mutations(manifest):
+    """Manifests that are not as they should be."""
+    for key in manifest:
+        if key != "precision":
+            yield {k: v for k, v in manifest.items() if k != key}
+            yield manifest | {key: 7}
+            yield manifest | {key: [None]}
+    row = manifest["pictures"][0]
+    for place, value in ((0, "../secret.png"), (0, "/secret.png"), (0, 1), (1, "1"), (3, "xyz")):
+        changed = [*row[:place], value, *row[place + 1 :]]
+        yield manifest | {"pictures": [changed, *manifest["pictures"][1:]]}
+    yield manifest | {"pictures": [*manifest["pictures"], row]}
+    yield manifest | {"vectors": "../vectors-0000000000000000.safetensors"}
+    yield manifest | {"vectors": "weights.pth"}
+    yield manifest | {"encoder": {**manifest["encoder"], "width": "16"}}
+    yield manifest | {"encoder": {**manifest["encoder"], "more": 1}}
+    yield [manifest]
+    yield None
+
+
+def test_a_mutated_index_is_one_sentence(vd, photos, index):
+    path = index / "index.json"
+    whole = path.read_bytes()
+    texts = [json.dumps(m).encode() for m in mutations(json.loads(whole))]
+    for content in (*texts, b"", b"{", b"\xff\xfe", b"[" * 100_000, whole[:-30]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"(?s)^The index in .* is damaged .*index again.$"):
+            read_index(index)
+    path.write_bytes(whole)
+    (file,) = index.glob("vectors-*")
+    data = file.read_bytes()
+    for content in (b"", data[:50], b"\xff" * 8 + data[8:]):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged"):
+            update(vd, photos, index)
+
+
+def test_damaged_parts_are_read_again(vd, photos, tmp_path, monkeypatch, caplog):
+    index, monkey = tmp_path / "index", monkeypatch
+    with monkey.context() as patch:
+        patch.setattr(indexing, "_PART", 2)
+        patch.setattr(
+            indexing, "write_index", lambda *a: (_ for _ in ()).throw(OSError(28, "full"))
+        )
+        with pytest.raises(OSError, match=r"index could not be written \(full\): mend that"):
+            update(vd, photos, index, batch_size=1)
+    first, second, *_ = sorted(index.glob("part-*"))
+    first.write_bytes(first.read_bytes()[:60])
+    with safe_open(second, framework="pt") as file:
+        about, tensor = file.metadata(), file.get_tensor("vectors")
+    save_file({"vectors": tensor[:1]}, second, metadata=about)
+    assert update(vd, photos, index).encoded == 4
+    assert caplog.text.count("its pictures are read again") == 2
 
 
 def test_a_full_disk_leaves_the_old_index(vd, photos, index, monkeypatch):
@@ -178,7 +275,7 @@ def test_what_does_not_belong_together_is_refused(vd, photos, index, tmp_path, m
     with one_writer(index), pytest.raises(ValueError, match="Another process is writing"):
         update(vd, photos, index)
     with monkeypatch.context() as patch:
-        patch.setattr("analysis.folders.vectors.fingerprint", lambda module: "trained on")
+        patch.setattr("analysis.folders.encoders.fingerprint", lambda module: "trained on")
         for attempt in (lambda: update(vd, photos, index), lambda: find(vd, index, texts="star")):
             with pytest.raises(ValueError, match=r"made with tiny \(\w+\); the vectors"):
                 attempt()

@@ -15,10 +15,11 @@ from usearch.index import Index
 
 from analysis import __main__ as cli
 from analysis.folders import indexing, neighbours
+from analysis.folders.encoders import Encoder
 from analysis.folders.indexing import update_index
 from analysis.folders.neighbours import best, build_graph, candidates, cosines
 from analysis.folders.search import as_result, find
-from analysis.folders.vectors import Collection, Encoder, Entry, read_index
+from analysis.folders.vectors import Collection, Entry, read_index
 from analysis.results.outputs import read_record, save
 from tests.analysis.photo_folders import matrix, photo_folder
 from tests.conftest import CAPTIONS, drawing
@@ -185,6 +186,21 @@ def test_a_graph_finds_the_same_and_is_kept_up_to_date(vd, photos, tmp_path, few
     assert find(vd, index, texts="a star").record["library"] == "usearch"
 
 
+def test_native_code_never_reads_a_damaged_graph(vd, photos, tmp_path, few_are_many, monkeypatch):
+    index = tmp_path / "index"
+    update(vd, photos, index)
+    (graph,) = index.glob("graph-*.usearch")
+    whole = graph.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], whole[:99] + b"\xff" + whole[100:], whole * 2):
+        graph.write_bytes(damaged)
+        with monkeypatch.context() as patch:
+            patch.setattr(Index, "restore", lambda *a, **k: pytest.fail("it was read"))
+            assert find(vd, index, texts="a star").record["library"] == "exact"
+    graph.write_bytes(whole)
+    os.utime(graph, ns=(5, 5))
+    assert find(vd, index, texts="a star").record["library"] == "usearch"
+
+
 def test_a_graph_finds_what_an_exact_search_finds(tmp_path):
     rng = np.random.default_rng(0)
     vectors = torch.from_numpy(rng.normal(size=(4000, 32)).astype(np.float32))
@@ -234,9 +250,10 @@ def run(model_folder, tmp_path, capsys):
 
 def test_index_and_query_from_the_shell(run, photos, tmp_path):
     status, out, err = run("index", photos)
-    assert status == 0
+    assert status == 1, "a picture has no vector"
     assert "8 new, 0 changed, 0 removed, 0 unchanged, 1 broken; 8 encoded" in out
-    assert "passed over: bad.jpg is not a picture" in err
+    assert "passed over 2: bad.jpg: is not a picture" in err
+    assert err.endswith("; notes.txt: is no picture\n")
     status, out, _ = run("query", "--text", "a star::2", "--not", photos / "0.png", "--k", 3)
     *found, sheet = out.splitlines()
     assert (status, len(found)) == (0, 3)
