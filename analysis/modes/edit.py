@@ -16,16 +16,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from analysis.modes.kinds import Real, Whole
 from analysis.modes.masks import Mask, MaskFile
 from analysis.modes.mix import SCALE_IMAGE, SCALE_TEXT, both_scales, mixed_scale, used_scales
-from analysis.modes.options import Option, Real, Whole
+from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
 from lib.lazy import Lazy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from analysis.modes.job import Job, Request, Tick
+    from analysis.modes.build import Request
+    from analysis.modes.job import Job, Tick
     from analysis.modes.sampling import Conditions
     from analysis.modes.source import Sample
     from lib.model import Context, VersatileDiffusion
@@ -36,7 +38,7 @@ torch, functional = Lazy("torch"), Lazy("torch.nn.functional")
 jobs, sources, sampling, focusing, model, samplers = map(
     Lazy,
     (
-        "analysis.modes.job",
+        "analysis.modes.build",
         "analysis.modes.source",
         "analysis.modes.sampling",
         "analysis.modes.focus",

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from analysis.modes.options import Choice, Option, Settings, options_of
+from analysis.modes.kinds import Choice
+from analysis.modes.options import Option, Settings, options_of
 from analysis.modes.table import Input, mode
 from lib.lazy import Lazy
 
 if TYPE_CHECKING:
-    from analysis.modes.job import Request
+    from analysis.modes.build import Request
     from analysis.modes.source import Source
     from analysis.results.result import Result
     from lib.model import VersatileDiffusion
@@ -25,7 +26,7 @@ torch, tqdm = Lazy("torch"), Lazy("tqdm")
 jobs, sources, results, fingerprints, interpolation = map(
     Lazy,
     (
-        "analysis.modes.job",
+        "analysis.modes.build",
         "analysis.modes.source",
         "analysis.results.result",
         "lib.fingerprints",

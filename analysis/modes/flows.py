@@ -32,16 +32,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from analysis.modes.options import Choice, Numbers, Option, Real
+from analysis.modes.kinds import Choice, Numbers, Real
+from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
 from lib.lazy import Lazy
 
 if TYPE_CHECKING:
-    from analysis.modes.job import Job, Request
+    from analysis.modes.build import Request
+    from analysis.modes.job import Job
     from lib.model import VersatileDiffusion
 
 jobs, sources, color = map(
-    Lazy, ("analysis.modes.job", "analysis.modes.source", "analysis.modes.color")
+    Lazy, ("analysis.modes.build", "analysis.modes.source", "analysis.modes.color")
 )
 
 CONTEXT = Option(

@@ -22,20 +22,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from analysis.modes.flows import COLOR_MATCH, COLOR_METHOD, CONTEXT
-from analysis.modes.options import Choice, Kind, Option, Real, Several
+from analysis.modes.kinds import Choice, Kind, Real, Several
+from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
 from lib.lazy import Lazy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from analysis.modes.job import Job, Request
+    from analysis.modes.build import Request
+    from analysis.modes.job import Job
     from analysis.modes.source import Sample
     from lib.model import Mix, VersatileDiffusion
 
 torch = Lazy("torch")
 jobs, sources, color, model = map(
-    Lazy, ("analysis.modes.job", "analysis.modes.source", "analysis.modes.color", "lib.model")
+    Lazy, ("analysis.modes.build", "analysis.modes.source", "analysis.modes.color", "lib.model")
 )
 
 

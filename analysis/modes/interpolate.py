@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from analysis.modes.options import Choice, Option, Whole
+from analysis.modes.kinds import Choice, Whole
+from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
 from lib.lazy import Lazy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from analysis.modes.job import Job, Request
+    from analysis.modes.build import Request
+    from analysis.modes.job import Job
     from analysis.modes.sampling import Conditions
     from analysis.modes.source import Sample
     from lib.model import Mix, VersatileDiffusion
@@ -25,7 +27,7 @@ torch = Lazy("torch")
 jobs, sources, sampling, model, noise, pictures = map(
     Lazy,
     (
-        "analysis.modes.job",
+        "analysis.modes.build",
         "analysis.modes.source",
         "analysis.modes.sampling",
         "lib.model",

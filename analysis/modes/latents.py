@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from analysis.modes.decoding import check_output, decode
-from analysis.modes.job import default_batch
+from analysis.modes.build import default_batch
 from analysis.modes.sampling import Sampling
 from analysis.results.result import Result, joined
 from lib.fingerprints import fingerprint

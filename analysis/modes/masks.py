@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from analysis.modes.options import Kind
+from analysis.modes.kinds import Kind
 from lib.lazy import Lazy
 
 if TYPE_CHECKING:

@@ -14,15 +14,17 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from analysis.modes.kinds import Numbers, Real, Several
 from analysis.modes.masks import MaskFile
-from analysis.modes.options import Numbers, Option, Real, Several
+from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
 from lib.lazy import Lazy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from analysis.modes.job import Job, Request
+    from analysis.modes.build import Request
+    from analysis.modes.job import Job
     from analysis.modes.source import Source
     from lib.model import Mix, VersatileDiffusion
 
@@ -30,7 +32,7 @@ torch = Lazy("torch")
 jobs, sources, focusing, model, pictures = map(
     Lazy,
     (
-        "analysis.modes.job",
+        "analysis.modes.build",
         "analysis.modes.source",
         "analysis.modes.focus",
         "lib.model",

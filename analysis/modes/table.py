@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from analysis.modes.job import Job
     from analysis.results.result import Result
 
-jobs = Lazy("analysis.modes.job")
+jobs = Lazy("analysis.modes.build")
 
 
 @dataclass(frozen=True)
