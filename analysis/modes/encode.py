@@ -103,7 +103,7 @@ class Encoding:
     "encode",
     makes="tensor",
     summary="contexts or latents of pictures or texts, as files",
-    example="encode photo.png folder/ --what context",
+    example="encode photo.png folder/ --pictures --what context",
     without=tuple(name for name in options_of(Settings) if name not in USED),
 )
 def encode(
@@ -125,5 +125,7 @@ def encode(
     first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else inputs
     kind = interpolation.kind_of(first)
     source = sources.Source.of(vd, kind, inputs, fit=request.settings.fit)
+    if source.items is None:
+        raise ValueError("This is a context already: give texts or pictures to encode.")
     size = request.settings.batch_size or 32
     return Encoding(vd, source, what, size, settings=request.record)

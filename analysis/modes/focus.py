@@ -86,7 +86,8 @@ class BandsKind(Kind):
         if isinstance(value, Bands):
             return value
         if isinstance(value, (list, tuple)) and len(value) == 4:
-            return Bands(*map(int, value))
+            if all(str(number).isdecimal() for number in value):
+                return Bands(*map(int, value))
         raise ValueError(f"{name} is {value!r}: give Bands(content, style, rank, alone).")
 
     def record(self, value: Bands) -> dict[str, int]:

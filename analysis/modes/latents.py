@@ -49,7 +49,8 @@ def decoded(vd: VersatileDiffusion, result: Result, output: str = "pil") -> Resu
         raise ValueError(f"{result!r} is decoded from latents to pil or tensor, and from no other.")
     data = "text" if result.tensors.ndim == 2 else "image"
     _check_decoder(vd, data, [result.record_of(k) for k in range(len(result))])
-    size, parts = default_batch(vd, data), []
+    shape = tuple(result.tensors.shape[1:])
+    size, parts = default_batch(vd, data, shape), []
     for _, alike in groupby(range(len(result)), lambda k: _settings(result.record_of(k))):
         which = list(alike)
         for i in range(0, len(which), size):
@@ -57,7 +58,7 @@ def decoded(vd: VersatileDiffusion, result: Result, output: str = "pil") -> Resu
             records = [result.record_of(k) for k in part]
             temperature = records[0].get("temperature")
             noise = _after_sampling(vd, records) if data == "text" else None
-            made = decode(vd, data, result.tensors[part], output, noise, temperature)
+            made = decode(vd, data, result.tensors[part], output, noise, temperature, shape=shape)
             parts.append(Result(result.mode, {"samples": records}, **made))
     return replace(joined(parts), record={**result.record, "output": output})
 
@@ -86,6 +87,8 @@ def _after_sampling(vd: VersatileDiffusion, records: Sequence[dict[str, Any]]) -
     Sampling is repeated without the model: what is drawn does not depend on what is predicted.
     """
     first = records[0]
+    if "steps" not in first:  # nothing was sampled: a text that was encoded
+        return SampleNoise([record["seed"] for record in records])
     how = Sampling(**{key: first[key] for key in _FROM_RECORD if key in first})
     whole = range(first.get("noise_batch", 0))
     whole = [first.get("noise_seed", 0) + row for row in whole]

@@ -70,12 +70,12 @@ class Mask:
 
 @dataclass(frozen=True)
 class MaskFile(Kind):
-    """An option that is a mask, or a list of masks, None or "-" standing for none."""
+    """An option that is a mask; with `nargs`, or a list of them, None or "-" for no mask."""
 
     def check(self, name: str, value: Any) -> Any:
         """A `Mask`, or a list of them."""
-        if isinstance(value, (list, tuple)):
-            return [None if one is None or one == "-" else Mask.of(one) for one in value]
+        if self.nargs and isinstance(value, (list, tuple)):
+            return [None if mask is None or mask == "-" else Mask.of(mask) for mask in value]
         return Mask.of(value)
 
     def record(self, value: Any) -> Any:

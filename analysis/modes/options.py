@@ -85,6 +85,8 @@ def _reader(option: Option) -> Callable[[str], Any]:
             value = of.read(word)
         except (ValueError, OverflowError):  # no number, or one with thousands of digits
             value = word
+        if not of.range():  # several words are one value, or it takes a model to check it
+            return value
         try:
             of.check("", value)
         except ValueError:

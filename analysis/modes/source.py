@@ -169,6 +169,8 @@ class Start:
         if numbers:
             return cls(None, latents_of(start, shape, count, "start"))
         source = Source.of(vd, data, start, fit=fit)
+        if source.items is None:
+            raise ValueError("start is a context: give a picture, a text, or latents.")
         if len(source) not in (1, count):
             raise ValueError(f"start has {len(source)} for {count} inputs: give one, or one each.")
         return cls(source)
@@ -219,7 +221,8 @@ class Nulls:
         """
         text: Source | None = None
         if negative is not None:
-            if isinstance(negative, Context) or is_tensor_file(negative):
+            computed = isinstance(negative, Context) or hasattr(negative, "shape")
+            if computed or is_tensor_file(negative):
                 text = Source.of(vd, "text", None, negative)
             else:
                 words = [negative] if isinstance(negative, str) else listed(negative, "prompts")
