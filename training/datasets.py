@@ -20,12 +20,10 @@ class Data:
 
     Attributes:
         spec: sizes of a fresh model.
-        preset: of `training.recipes.PRESETS`, unless the command says another.
         samples: of one stage: (to train on, to measure on).
     """
 
     spec: ModelSpec
-    preset: str
     samples: Callable[[str], tuple[Samples, Samples]]
 
 
@@ -52,16 +50,16 @@ def open_data(
         ValueError: no such data.
     """
     if name == "scenes":
-        return Data(VD_MINI, "scenes", _Scenes(runs, scenes, cached))
+        return Data(VD_MINI, _Scenes(runs, scenes, cached))
     if name == "emoji":
-        return Data(VD_EMOJI, "small", _emoji)
+        return Data(VD_EMOJI, _emoji)
     if not Path(name).exists():
         raise ValueError(
             f"There is no data {name!r}: give {', '.join(NAMED)} or a folder of captioned pictures."
         )
     side = side or VD_EMOJI.image_size
     pair = folders.folder(Path(name), side, how=fit, mirror=mirror)
-    return Data(VD_EMOJI, "small", lambda stage: pair)
+    return Data(VD_EMOJI, lambda stage: pair)
 
 
 class _Scenes:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.config import FLOWS, ModelSpec
+from lib.config import COMPONENTS, FLOWS, ModelSpec
 from lib.model import Context, VersatileDiffusion
 from lib.unet import ContextColumn, DataColumn, TimeEmbed
 from training.cache import CAPTIONS, ENCODERS, REPLIES, VIEWS, Cache
@@ -126,12 +126,8 @@ class FlowsStage(Stage):
         self.flows = [flow for flow in FLOWS if self._size(flow)]
         if not self.flows:
             raise ValueError(f"No flow has a share: give at least one of {', '.join(FLOWS)}.")
-        needed = {"time_embed"}
-        for flow in self.flows:
-            data, context = FLOWS[flow]
-            needed |= {f"{data}_data", f"{context}_context"}
         columns = new_columns(vd.spec)
-        self.modules = nn.ModuleDict({n: m for n, m in columns.items() if n in needed})
+        self.modules = nn.ModuleDict({name: columns[name] for name in parts_of(self.options)})
         for name in self.options.frozen:
             if name not in self.modules:
                 raise ValueError(
@@ -255,6 +251,15 @@ class FlowsStage(Stage):
     def export(self, measured: dict[str, float], seconds: float) -> None:
         """Save the parts of the diffuser that were trained."""
         export(self, measured, seconds)
+
+
+def parts_of(options: FlowOptions) -> tuple[str, ...]:
+    """The parts of the diffuser that the flows with a share consist of."""
+    needed = {"time_embed"}
+    for flow, (data, context) in FLOWS.items():
+        if options.share.get(flow, 0):
+            needed |= {f"{data}_data", f"{context}_context"}
+    return tuple(name for name in COMPONENTS if name in needed)
 
 
 def encoders_for(options: FlowOptions) -> tuple[str, ...]:

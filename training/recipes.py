@@ -5,7 +5,8 @@ A stage's runs come one after the other: every later one is a warm start from wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import argparse
+from dataclasses import dataclass, field, replace
 
 from training import autoencoder, clip, flows, judge, optimus
 from training.flows import FlowOptions
@@ -84,3 +85,35 @@ PRESETS = {
         {"image_data": 0.2, "time_embed": 0.1},
     ),
 }
+
+
+def chosen(args: argparse.Namespace, stage: str) -> Preset:
+    """The preset that the command asks for, with the command's own numbers in its recipes.
+
+    Raises:
+        ValueError: the preset says nothing of that stage.
+    """
+    name = args.preset or ("scenes" if args.data == "scenes" else "small")
+    preset = PRESETS[name]
+    if stage not in preset.recipes:
+        raise ValueError(
+            f"Preset {name} says nothing of {stage}: it has {', '.join(preset.recipes)}."
+        )
+    given = {
+        key: getattr(args, key)
+        for key in ("steps", "batch", "lr", "accumulate")
+        if getattr(args, key) is not None
+    }
+    recipes = {
+        key: tuple(replace(recipe, **given) for recipe in runs)
+        for key, runs in preset.recipes.items()
+    }
+    options = preset.options
+    if args.flows:
+        unequal = {flow: options.share.get(flow, 1.0) for flow in args.flows}
+        options = replace(options, share=unequal)
+    if args.freeze:
+        options = replace(options, frozen=tuple(args.freeze))
+    if args.min_snr is not None:
+        options = replace(options, min_snr=args.min_snr)
+    return replace(preset, recipes=recipes, options=options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from training.datasets import Data, open_data
 from training.export import current_spec, settle
 from training.loop import Recipe, Stage, train
 from training.plots import plot_losses
-from training.recipes import PRESETS, Preset
+from training.recipes import Preset, chosen
 from training.vocabulary import vocabulary
 
 
@@ -42,7 +41,7 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
         fit=args.fit,
         mirror=args.mirror,
     )
-    preset = chosen_preset(data, name, args)
+    preset = chosen(args, name)
     recipes = preset.recipes[name]
     if args.init is not None:
         return _run(name, args, data, preset, recipes[-1], args.runs, args.init)
@@ -52,34 +51,6 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
         warm = args.out if k else None
         measured = _run(name, args, data, preset, recipe, folder, warm)
     return measured
-
-
-def chosen_preset(data: Data, stage: str, args: argparse.Namespace) -> Preset:
-    """The preset that the command asks for, with the command's own numbers in its recipes."""
-    name = args.preset or data.preset
-    preset = PRESETS[name]
-    if stage not in preset.recipes:
-        raise ValueError(
-            f"Preset {name} says nothing of {stage}: it has {', '.join(preset.recipes)}."
-        )
-    given = {
-        key: getattr(args, key)
-        for key in ("steps", "batch", "lr", "accumulate")
-        if getattr(args, key) is not None
-    }
-    recipes = {
-        key: tuple(replace(recipe, **given) for recipe in runs)
-        for key, runs in preset.recipes.items()
-    }
-    options = preset.options
-    if args.flows:
-        unequal = {flow: options.share.get(flow, 1.0) for flow in args.flows}
-        options = replace(options, share=unequal)
-    if args.freeze:
-        options = replace(options, frozen=tuple(args.freeze))
-    if args.min_snr is not None:
-        options = replace(options, min_snr=args.min_snr)
-    return replace(preset, recipes=recipes, options=options)
 
 
 def _run(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import string
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -106,17 +106,25 @@ def _train_merges(
     """
     words = _count_words(sentences, like)
     splits = {word: [*word[:-1], word[-1] + word_end] for word in words}
+    pairs: Counter[tuple[str, str]] = Counter()
+    holders: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # words that have a pair
+    for word, parts in splits.items():
+        for pair in pairwise(parts):
+            pairs[pair] += words[word]
+            holders[pair].add(word)
     merges: list[tuple[str, str]] = []
-    while len(merges) < max_merges:
-        pairs: Counter[tuple[str, str]] = Counter()
-        for word, parts in splits.items():
-            for pair in pairwise(parts):
-                pairs[pair] += words[word]
-        if not pairs:
-            break
+    while len(merges) < max_merges and pairs:
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
-        splits = {word: _join(parts, best) for word, parts in splits.items()}
+        for word in holders.pop(best):
+            before, splits[word] = splits[word], _join(splits[word], best)
+            for pair in pairwise(before):
+                pairs[pair] -= words[word]
+                if not pairs[pair]:
+                    del pairs[pair]
+            for pair in pairwise(splits[word]):
+                pairs[pair] += words[word]
+                holders[pair].add(word)
     return merges
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data.captioned_samples import CaptionedSamples
 from data.emoji import load as load_drawings
 from data.emoji.samples import EmojiSamples, concrete
 from data.scenes.samples import SceneSamples, render_pairs
@@ -23,7 +24,7 @@ from training.cache import CAPTIONS, ENCODERS, REPLIES, answers_of, build, capti
 from training.clip import ClipStage
 from training.export import current_spec, record
 from training.flows import FlowOptions, FlowsStage, encoders_for
-from training.folders import FolderSamples, folder
+from training.folders import folder
 from training.judge import JudgeStage
 from training.loop import Recipe, generator
 from training.optimus import OptimusStage
@@ -53,7 +54,7 @@ def write_folder(folder):
     return folder
 
 
-def folder_samples(path) -> FolderSamples:
+def folder_samples(path) -> CaptionedSamples:
     return folder(write_folder(path), 64, mirror=True)[0]
 
 

@@ -1,0 +1,79 @@
+"""What a stage would take: numbers that can be counted by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib.components import build, components_for
+from lib.specs import VD_FOUR_FLOW_V1_0, VD_MINI
+from training.__main__ import _parser, main
+from training.plan import BYTES, plan
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.plan._products_a_second", lambda: 1e9)
+
+    def ask(*arguments):
+        places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "none")]
+        args = _parser().parse_args([*arguments, "--dry-run", *places])
+        return plan(args.stage, args)
+
+    return ask
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "clip", "optimus", "flows"])
+def test_every_stage_is_planned_without_weights_or_data(stage, tmp_path, capsys):
+    places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "none")]
+    assert main([stage, "--dry-run", *places]) == 0
+    told = capsys.readouterr().out
+    assert f"{stage} of vd-mini" in told and "samples: " in told and "hours" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parameters_are_counted_and_frozen_ones_apart(asked):
+    def millions(*names):
+        return sum(p.numel() for n in names for p in build(VD_MINI, n).parameters()) / 1e6
+
+    trained = millions("time_embed", "image_data")
+    frozen = millions("text_context")
+    told = asked("flows", "--flows", "t2i", "--freeze", "text_context")
+    assert f"{trained:.1f} M parameters trained, {frozen:.1f} M frozen" in told
+    assert f"{(trained * BYTES + frozen * 4) / 1e3:.2f} GB for weights" in told
+
+
+def test_the_released_model_is_planned_on_meta(asked):
+    told = asked("flows", "--preset", "paper-four", "--init", "vd-four-flow-v1-0")
+    with torch.device("meta"):
+        names = [
+            n
+            for n in components_for(("t2i", "i2i", "i2t", "t2t"))
+            if n.endswith(("data", "context", "embed"))
+        ]
+        wanted = sum(p.numel() for n in names for p in build(VD_FOUR_FLOW_V1_0, n).parameters())
+    assert f"{wanted / 1e6:.1f} M parameters trained" in told
+    assert wanted > 2e9
+
+
+def test_operations_are_those_of_the_layers(asked, monkeypatch):
+    """Convolutions by hand: twice the weights at each position, three times that for training."""
+    told = asked("autoencoder", "--steps", "1", "--batch", "1")
+    small = replace(VD_MINI, image_vae=replace(VD_MINI.image_vae, num_res_blocks=2))
+    monkeypatch.setattr("training.plan.VD_MINI", small)
+    more = asked("autoencoder", "--steps", "1", "--batch", "1")
+    count = [float(text.split("time: ")[1].split()[0]) for text in (told, more)]
+    modules = [build(VD_MINI, n) for n in ("image_encoder", "image_decoder")]
+    seen = 0
+
+    def add(module, inputs, output):
+        nonlocal seen
+        if isinstance(module, torch.nn.Conv2d):
+            seen += 2 * module.weight.numel() * output[0, 0].numel()
+
+    for module in modules:
+        for part in module.modules():
+            part.register_forward_hook(add)
+    modules[1](modules[0](torch.zeros(1, 3, 64, 64))[0])
+    assert count[0] == pytest.approx(3 * seen, rel=0.1)  # attention and rounding to two digits
+    assert count[1] > count[0]
