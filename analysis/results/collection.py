@@ -82,7 +82,7 @@ class Collection:
     Attributes:
         folder: where.
         results: by mode, folder and number.
-        inputs: of those that were found, SHA-256 -> {"name", "size", "url": a small copy}.
+        inputs: of those that were collection, SHA-256 -> {"name", "size", "url": a small copy}.
         reports: of evaluations: each its settings, flat, and "name" and "json", its files' paths.
         problems: a sentence for everything that could not be read.
     """
@@ -107,36 +107,36 @@ def collect(out: str | Path = OUT, order: Sequence[str] = MODES) -> Collection:
         raise ValueError(
             f"There is no folder {shown(out)!r}: make results first, or say where they are (--out)."
         )
-    found = Collection(out)
-    for folder, below, names in os.walk(out, onerror=lambda e: found.problems.append(str(e))):
+    collection = Collection(out)
+    for folder, below, names in os.walk(out, onerror=lambda e: collection.problems.append(str(e))):
         below[:] = sorted(name for name in below if not name.startswith("."))
         here = Path(folder)
         if here != out and "report.json" in names:
             below.clear()
-            _add_report(found, here)
+            _add_report(collection, here)
         else:
-            _add_results(found, here, sorted(n for n in names if not n.startswith(".")))
+            _add_results(collection, here, sorted(n for n in names if not n.startswith(".")))
     rank = {mode: i for i, mode in enumerate(order)}
-    found.results.sort(key=lambda result: rank.get(result.settings["mode"], len(rank)))
-    return found
+    collection.results.sort(key=lambda result: rank.get(result.settings["mode"], len(rank)))
+    return collection
 
 
-def _add_report(found: Collection, folder: Path) -> None:
+def _add_report(collection: Collection, folder: Path) -> None:
     path = folder / "report.json"
     try:
         protocol = read_record(path)["protocol"]
         about = {"run": protocol["run"], "model": protocol["model"]["name"]}
         about |= {key: protocol.get(key) for key in ("settings", "finished")}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        found.problems.append(f"{shown(path)} is damaged, or no report of an evaluation.")
+        collection.problems.append(f"{shown(path)} is damaged, or no report of an evaluation.")
     else:
         text = path.with_suffix(".md")
         files = {"json": path, "name": text if text.is_file() else path}
-        names = {key: file.relative_to(found.folder).as_posix() for key, file in files.items()}
-        found.reports.append(flat(about) | names)
+        names = {key: file.relative_to(collection.folder).as_posix() for key, file in files.items()}
+        collection.reports.append(flat(about) | names)
 
 
-def _add_results(found: Collection, folder: Path, names: list[str]) -> None:
+def _add_results(collection: Collection, folder: Path, names: list[str]) -> None:
     records = {Path(name).stem for name in names if _NUMBERED.fullmatch(name)}
     results = set()
     for name in names:
@@ -148,31 +148,36 @@ def _add_results(found: Collection, folder: Path, names: list[str]) -> None:
             continue
         results.add(path.stem)
         try:
-            found.results.append(_result(found, path, kind))
+            collection.results.append(_result(collection, path, kind))
         except _UNREADABLE as error:
-            found.problems.append(f"{shown(path)} is passed over, it cannot be read ({error}).")
+            collection.problems.append(
+                f"{shown(path)} is passed over, it cannot be read ({error})."
+            )
     for stem in sorted(records - results):
         if is_being_written(folder / stem):
             continue
-        found.problems.append(f"{shown(folder / stem)}.json is a record whose result is missing.")
+        collection.problems.append(
+            f"{shown(folder / stem)}.json is a record whose result is missing."
+        )
 
 
-def add_inputs(found: Collection, places: Iterable[str | Path]) -> None:
+def add_inputs(collection: Collection, places: Iterable[str | Path]) -> None:
     """Look for the pictures that results were made from, by name; their content decides."""
     wanted: dict[str, set[str]] = {}
-    for result in found.results:
+    for result in collection.results:
         for name, digest in result.inputs():
             wanted.setdefault(name, set()).add(digest)
     for place in map(Path, places if wanted else ()):
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if not (wanted.get(shown(path.name), set()) - found.inputs.keys() and path.is_file()):
-                continue
+            name = shown(path.name)
+            missing = wanted.get(name, set()) - collection.inputs.keys()
             try:
-                digest = hashlib.sha256(data := path.read_bytes()).hexdigest()
-                if digest in wanted[shown(path.name)] and digest not in found.inputs:
-                    found.inputs[digest] = {"name": shown(path.name), **_small_copy(path, data)}
+                if missing and path.is_file():
+                    digest = hashlib.sha256(data := path.read_bytes()).hexdigest()
+                    if digest in missing:
+                        collection.inputs[digest] = {"name": name, **_small_copy(path, data)}
             except _UNREADABLE as error:
-                found.problems.append(f"{shown(path)} cannot be shown as an input ({error}).")
+                collection.problems.append(f"{shown(path)} cannot be shown as an input ({error}).")
 
 
 def _small_copy(path: Path, data: bytes) -> dict[str, Any]:
@@ -187,10 +192,10 @@ def _small_copy(path: Path, data: bytes) -> dict[str, Any]:
     return {"size": image.size, "url": f"data:image/{kind.lower()};base64,{copy}"}
 
 
-def _result(found: Collection, path: Path, kind: str) -> Shown:
-    place = path.parent.relative_to(found.folder)
+def _result(collection: Collection, path: Path, kind: str) -> Shown:
+    place = path.parent.relative_to(collection.folder)
     known: dict[str, Any] = {"mode": place.name or "other"}
-    record, note = _record(found, path)
+    record, note = _record(collection, path)
     if len(place.parts) > 1:
         known["folder"] = place.parent.as_posix()
     if not isinstance(record.get("mode", known["mode"]), str):
@@ -198,7 +203,7 @@ def _result(found: Collection, path: Path, kind: str) -> Shown:
     settings = flat({**known, **record, "file": path.name})
     source = PurePath(str(settings.get("input.file") or "")).stem
     title = str(settings.get("prompt") or source or path.stem)
-    name = path.relative_to(found.folder).as_posix()
+    name = path.relative_to(collection.folder).as_posix()
     size = text = None
     if kind == "picture":
         with Image.open(path) as image:  # reads no more than the head
@@ -211,7 +216,7 @@ def _result(found: Collection, path: Path, kind: str) -> Shown:
     return Shown(name, title, settings, kind, size, text, note)
 
 
-def _record(found: Collection, path: Path) -> tuple[dict[str, Any], str]:
+def _record(collection: Collection, path: Path) -> tuple[dict[str, Any], str]:
     """The record beside a result, or in it, or what its name says; a sentence if not the first."""
     beside = path.with_suffix(".json")
     lost = "It has no record: only its name is known."
@@ -220,7 +225,7 @@ def _record(found: Collection, path: Path) -> tuple[dict[str, Any], str]:
             return read_record(beside), ""
         except (ValueError, RecursionError) as error:
             deep = f"The record of {shown(path)} is damaged (nested too deeply)."
-            found.problems.append(str(error) if isinstance(error, ValueError) else deep)
+            collection.problems.append(str(error) if isinstance(error, ValueError) else deep)
             lost = "Its record is damaged: only its name is known."
     try:
         if path.suffix.lower() == ".png":
@@ -242,13 +247,13 @@ def flat(record: dict[str, Any]) -> dict[str, Scalar]:
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Scalar]]:
-    if isinstance(value, list) and any(isinstance(one, (dict, list)) for one in value):
-        value = {str(i): one for i, one in enumerate(value, 1)}
+    if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        value = {str(i): item for i, item in enumerate(value, 1)}
     if isinstance(value, dict) and (value or not path):
         for key, below in value.items():
             yield from _leaves(below, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list):
-        yield path, ", ".join(str(_scalar(one)) for one in value) or "none"
+        yield path, ", ".join(str(_scalar(item)) for item in value) or "none"
     else:
         yield path, "none" if value == {} else _scalar(value)
 

@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from analysis.results.outputs import OUT, slug
 from analysis.results.result import html_picture
@@ -49,6 +50,8 @@ STYLE = {
 }
 FOLDER = "figures"
 DPI = 150
+SCREEN = 100
+"""Dots an inch of saved figures, and of those that a notebook shows."""
 
 
 class Chart(Figure):
@@ -60,7 +63,8 @@ class Chart(Figure):
             ends = " over ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel())))
             parts += [": ".join(filter(None, (axes.get_title(), ends)))]
         words = "; ".join(dict.fromkeys(filter(None, parts)))
-        return html_picture(rendered(self, "png"), " ".join(f"Figure: {words}".split()))
+        shown = Image.open(io.BytesIO(rendered(self, "png", dpi=SCREEN)))
+        return html_picture(shown, " ".join(f"Figure: {words}".split()))
 
 
 styled = matplotlib.rc_context(STYLE)
@@ -106,12 +110,12 @@ def over_time(axes: Axes, ylabel: str, total: int = 1000) -> None:
     axes.set_ylabel(ylabel)
 
 
-def rendered(figure: Figure, kind: str) -> bytes:
+def rendered(figure: Figure, kind: str, dpi: int = DPI) -> bytes:
     """A figure as the bytes of a PNG or SVG; the same figure always gives the same bytes."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "figure"}):
-        figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()
 
 

@@ -73,7 +73,7 @@ def write_gallery(
 # ---------------------------------------------------------------------- the page
 
 
-def packed(found: Collection) -> dict[str, Any]:
+def packed(collection: Collection) -> dict[str, Any]:
     """What the page holds, with each name and each value of a setting written once.
 
     A result's "record" counts in pairs into "keys" and "values". Values are told apart by their
@@ -81,9 +81,9 @@ def packed(found: Collection) -> dict[str, Any]:
     """
     keys: dict[str, int] = {}
     values: dict[str, int] = {}
-    places = {digest: i for i, digest in enumerate(found.inputs)}
+    places = {digest: i for i, digest in enumerate(collection.inputs)}
     results = []
-    for result in found.results:
+    for result in collection.results:
         record: list[int] = []
         for key, value in result.settings.items():
             record.append(keys.setdefault(key, len(keys)))
@@ -97,23 +97,25 @@ def packed(found: Collection) -> dict[str, Any]:
             "size": result.size,
             "text": result.text,
             "note": result.note or None,
-            "json": url(beside) if (found.folder / beside).is_file() else None,
+            "json": url(beside) if (collection.folder / beside).is_file() else None,
             "inputs": [places[digest] for _, digest in result.inputs() if digest in places],
             "record": record,
         }
         results.append({name: value for name, value in about.items() if value is not None})
     files = ("name", "json")
-    reports = [report | {key: url(str(report[key])) for key in files} for report in found.reports]
+    reports = [
+        report | {key: url(str(report[key])) for key in files} for report in collection.reports
+    ]
     return {
-        "folder": found.folder.resolve().name,
+        "folder": collection.folder.resolve().name,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "volatile": VOLATILE,
         "keys": list(keys),
         "values": [json.loads(value) for value in values],
         "results": results,
-        "inputs": list(found.inputs.values()),
+        "inputs": list(collection.inputs.values()),
         "reports": reports,
-        "problems": found.problems,
+        "problems": collection.problems,
     }
 
 
@@ -128,19 +130,19 @@ def embedded(data: Any) -> str:
     return text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"})
 
 
-def page(found: Collection) -> str:
+def page(collection: Collection) -> str:
     """The whole page as text."""
     template, style, *scripts = ((_FOLDER / name).read_text(encoding="utf-8") for name in _FILES)
     script = "\n".join(scripts)
     only = (hashlib.sha256(text.encode()).digest() for text in (style, script))
     styles, scripts = (f"'sha256-{base64.b64encode(digest).decode()}'" for digest in only)
     parts = {
-        "title": html.escape(shown(f"Results in {found.folder.resolve().name}")),
+        "title": html.escape(shown(f"Results in {collection.folder.resolve().name}")),
         "policy": f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' file: "
         f"data:; media-src 'self' file:; style-src {styles}; script-src {scripts}",
         "style": style,
         "script": script,
-        "data": embedded(packed(found)),
+        "data": embedded(packed(collection)),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
 
@@ -171,10 +173,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: with one sentence that says what is wrong.
     """
-    path, found = write_gallery(args.out, args.inputs)
-    for problem in () if args.quiet else found.problems:
+    path, collection = write_gallery(args.out, args.inputs)
+    for problem in () if args.quiet else collection.problems:
         print(f"warning: {printable(problem, sys.stderr.encoding)}", file=sys.stderr)
-    counts = {"result": len(found.results), "evaluation": len(found.reports)}
-    told = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items())
-    print(f"{printable(path)}  {told}")
+    counts = {"result": len(collection.results), "evaluation": len(collection.reports)}
+    numbers = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items())
+    print(f"{printable(path)}  {numbers}")
     return 0

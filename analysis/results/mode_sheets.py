@@ -51,28 +51,25 @@ def mode_sheet(results: Sequence[Path], inputs: Sequence[Path] = ()) -> Image.Im
     groups: dict[tuple, list[tuple[Path, dict[str, Any]]]] = {}
     for path in results:
         record = read_record(path)
-        shown = [one["sha256"] for one in _input_pictures(record)]
-        seed = record["seed"] if "strip" in record and path.suffix == ".png" else None
-        groups.setdefault((made_from(record), *shown, seed), []).append((path, record))
-    parts: list[Image.Image] = []
-    said = ""
-    for (words, *shown, _), group in groups.items():
-        missing = [one for one in shown if one not in known]
-        if missing:
+        digests = [picture["sha256"] for picture in _input_pictures(record)]
+        if not known.keys() >= set(digests):
             raise ValueError(
-                f"{group[0][0].name} was made from a picture that is in none of the inputs: give "
-                "the folder where it lies."
+                f"{path.name} was made from a picture that is in none of the inputs: give the "
+                "folder where it lies."
             )
-        pictures = [open_picture(known[one]) for one in shown]
-        if words and words != said:
-            parts.append(_lines([words]))
-        said = words
-        parts.append(_row(pictures, group))
-    sheet = Image.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), "white")
-    top = 0
-    for part in parts:
-        sheet.paste(part, (0, top))
-        top += part.height
+        seed = record["seed"] if "strip" in record and path.suffix == ".png" else None
+        groups.setdefault((made_from(record), *digests, seed), []).append((path, record))
+    rows: list[Image.Image] = []
+    words_before = ""
+    for (words, *digests, _), group in groups.items():
+        if words and words != words_before:
+            rows.append(_lines([words]))
+        words_before = words
+        rows.append(_row([open_picture(known[digest]) for digest in digests], group))
+    widths, heights = zip(*(row.size for row in rows), strict=True)
+    sheet = Image.new("RGB", (max(widths), sum(heights)), "white")
+    for k, row in enumerate(rows):
+        sheet.paste(row, (0, sum(heights[:k])))
     return sheet
 
 
@@ -90,14 +87,13 @@ def label(record: Mapping[str, Any]) -> str:
     strip = record.get("strip")
     if strip:
         return f"{strip} {record[strip]:.3g}"
-    return (
-        "edited" if record["mode"] == "edit" else f"seed {record['seed']}"
-    )  # no seed counts there
+    # an edit depends on no seed
+    return "edited" if record["mode"] == "edit" else f"seed {record['seed']}"
 
 
 def _input_pictures(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     if "blended" in record:
-        return [one for one in record["blended"] if one["weight"] > 0]
+        return [picture for picture in record["blended"] if picture["weight"] > 0]
     return [record[name] for name in ("input", "input_to") if "sha256" in record.get(name, {})]
 
 
@@ -142,11 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write a sheet; 0, or 1 and one sentence on stderr."""
     args = build_parser().parse_args(arguments)
     try:
-        found = sorted(p for p in args.results.glob("[0-9]*") if p.suffix in (".png", ".txt"))
-        sheet = mode_sheet(found, picture_files(args.inputs))
+        results = sorted(p for p in args.results.glob("[0-9]*") if p.suffix in (".png", ".txt"))
+        sheet = mode_sheet(results, picture_files(args.inputs))
         buffer = io.BytesIO()
         info = PngInfo()
-        info.add_itxt(RECORDS, json.dumps([read_record(path) for path in found]))
+        info.add_itxt(RECORDS, json.dumps([read_record(path) for path in results]))
         sheet.save(buffer, "PNG", pnginfo=info)
         write_atomic(args.sheet, buffer.getvalue())
     except (ValueError, OSError) as error:

@@ -155,7 +155,7 @@ def identity(record: dict[str, Any]) -> str:
 
 def finished(out: str | Path, mode: str) -> dict[str, Path]:
     """Identity -> path of everything that is in a mode's folder, complete."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for sidecar in sorted((Path(out) / mode).glob("[0-9]*.json")):
         try:
             record = read_record(sidecar)
@@ -163,8 +163,8 @@ def finished(out: str | Path, mode: str) -> dict[str, Path]:
             continue
         path = sidecar.parent / Path(str(record.get("file", ""))).name
         if path.is_file():
-            found.setdefault(identity(record), path)
-    return found
+            paths.setdefault(identity(record), path)
+    return paths
 
 
 def parameters(record: dict[str, Any], size: tuple[int, int]) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from analysis.results.sheets import contact_sheet
 
 if TYPE_CHECKING:  # torch takes seconds, and only tensors need it
     from torch import Tensor
+
+_UNSEEN = 2
+"""Mean difference, of 255, up to which a palette does not show."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,13 +123,15 @@ class Result:
             return html_picture(self.sheet(), f"{repr(self)[:-1]}: {names})")
         if not self.texts:
             return None
-        rows = (
-            f"<tr><td>{html.escape(title(record))}</td><td>{record['seed']}</td>"
-            f"<td>{html.escape(text)}</td></tr>"
-            for record, text in zip(records, self.texts, strict=True)
+        strip = records[0].get("strip", "")
+        return html_table(
+            [
+                {"input": title(record), "seed": record["seed"]}
+                | ({strip: f"{record[strip]:g}"} if strip in record else {})
+                | {"text": text}
+                for record, text in zip(records, self.texts, strict=True)
+            ]
         )
-        head = "<tr><th>input</th><th>seed</th><th>text</th></tr>"
-        return f"<table>{head}{''.join(rows)}</table>"
 
 
 def joined(parts: Iterable[Result]) -> Result:
@@ -172,16 +177,37 @@ def title(record: dict[str, Any]) -> str:
     return record.get("prompt") or Path((record.get("input") or {}).get("file", "")).stem
 
 
-def html_picture(picture: Image.Image | bytes, alt: str) -> str:
-    """A picture, or a PNG, as HTML that needs no other file.
+def html_picture(picture: Image.Image, alt: str) -> str:
+    """A picture as HTML that needs no other file, small enough for a notebook with many of them.
+
+    Drawings and figures get a palette of 256 colours; where that is seen (on photographs), JPEG is
+    used instead. What is saved to disk is exact.
 
     Args:
         picture: to show.
         alt: what is on it, for who cannot see it.
     """
-    if not isinstance(picture, bytes):
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        picture = buffer.getvalue()
-    data = base64.b64encode(picture).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+    picture, buffer, kind = picture.convert("RGB"), io.BytesIO(), "png"
+    few = picture.quantize(256, dither=Image.Dither.NONE)
+    off = ImageStat.Stat(ImageChops.difference(few.convert("RGB"), picture)).mean
+    if max(off) <= _UNSEEN:
+        few.save(buffer, "PNG", optimize=True)
+    else:
+        kind = "jpeg"
+        picture.save(buffer, "JPEG", quality=90)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/{kind};base64,{data}">'
+
+
+def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
+    """Rows (column -> text or number) as an HTML table; the first row names the columns."""
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows[0])
+    body = "".join(f"<tr>{''.join(map(_cell, row.values()))}</tr>" for row in rows)
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<tr>{head}</tr>{body}</table>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"<td>{value:.4g}</td>"
+    return f'<td style="text-align:left">{html.escape(str(value))}</td>'

@@ -10,20 +10,20 @@ const THEMES = { "": "Auto", light: "Light", dark: "Dark" };
 const $ = (id) => document.getElementById(id);
 const [list, look, query] = [$("list"), $("look"), $("query")];
 
-const results = data.results.map((one, place) => {
-  const record = new Map();
-  for (let i = 0; i < one.record.length; i += 2) record.set(one.record[i], one.record[i + 1]);
-  return { ...one, place, record, inputs: one.inputs.map((k) => data.inputs[k]) };
+const results = data.results.map((result, place) => {
+  const [record, pairs] = [new Map(), result.record];
+  for (let i = 0; i < pairs.length; i += 2) record.set(pairs[i], pairs[i + 1]);
+  return { ...result, place, record, inputs: result.inputs.map((k) => data.inputs[k]) };
 });
-const byId = new Map(results.map((one) => [one.id, one]));
+const byId = new Map(results.map((result) => [result.id, result]));
 const keyOf = new Map(data.keys.map((name, key) => [name, key]));
 const valueOf = new Map(data.values.map((value, k) => [JSON.stringify(value), k]));
-const at = (one, key) => one.record.get(key) ?? ABSENT;
-const setting = (one, name) => data.values[at(one, keyOf.get(name))];
+const at = (result, key) => result.record.get(key) ?? ABSENT;
+const setting = (result, name) => data.values[at(result, keyOf.get(name))];
 const spelled = (key) => data.keys[key].replace(/[._]/g, " ");
 const isCircumstance = (key) => data.volatile.includes(data.keys[key].split(".")[0]);
 const isLong = (key) => /(sha256|^of$|weights\.)/.test(data.keys[key]);
-const modes = [...new Set(results.map((one) => at(one, keyOf.get("mode"))))]; // in their order
+const modes = [...new Set(results.map((result) => at(result, keyOf.get("mode"))))]; // in order
 
 const SPOKEN = new Map([[undefined, "\u2013"], [null, "none"], [true, "yes"], [false, "no"]]);
 SPOKEN.set("", "(empty)");
@@ -98,12 +98,14 @@ function set(change, push = false) {
 // ---------------------------------------------------------------- filters
 
 const haystack = new Map();
-function hay(one) {
-  if (!haystack.has(one)) {
-    const texts = [...one.record].filter(([key]) => !isLong(key)).map(([, value]) => words(value));
-    haystack.set(one, [one.id, one.title, one.text || "", ...texts].join("\n").toLowerCase());
+function hay(result) {
+  if (!haystack.has(result)) {
+    const short = [...result.record].filter(([key]) => !isLong(key));
+    const texts = short.map(([, value]) => words(value));
+    const all = [result.id, result.title, result.text || "", ...texts].join("\n");
+    haystack.set(result, all.toLowerCase());
   }
-  return haystack.get(one);
+  return haystack.get(result);
 }
 
 /** What was typed, as functions of a result that all have to be true. */
@@ -114,9 +116,9 @@ function conditions(text) {
     const key = data.keys.findIndex((own, k) =>
       [own, spelled(k)].some((spelling) => spelling.toLowerCase() === name),
     );
-    if (key < 0) return (one) => hay(one).includes(term);
-    return (one) => {
-      const [value, held] = [at(one, key), data.values[at(one, key)]];
+    if (key < 0) return (result) => hay(result).includes(term);
+    return (result) => {
+      const [value, held] = [at(result, key), data.values[at(result, key)]];
       if (value === ABSENT) return false;
       if (sign === "=") return words(value).toLowerCase() === asked || held === +asked;
       return sign === "<" ? held < +asked : held > +asked;
@@ -129,7 +131,7 @@ const facets = data.keys
   .map((_, key) => key)
   .filter((key) => !isCircumstance(key) && !isLong(key))
   .filter((key) => {
-    const values = new Set(results.map((one) => at(one, key)).filter((v) => v !== ABSENT));
+    const values = new Set(results.map((result) => at(result, key)).filter((v) => v !== ABSENT));
     return data.keys[key] === "folder" || values.size > 1;
   })
   .sort((a, b) => rank(a) - rank(b));
@@ -138,8 +140,8 @@ function rank(key) {
   return first < 0 ? FIRST.length + key : first;
 }
 
-const passes = (one, except) =>
-  [...state.where].every(([key, values]) => key === except || values.has(at(one, key)));
+const passes = (result, except) =>
+  [...state.where].every(([key, values]) => key === except || values.has(at(result, key)));
 
 /** The order of a setting's values: numbers by size, modes as the page has them, words by name. */
 function compareValues(key, a, b) {
@@ -160,9 +162,9 @@ function showFacets(typed) {
   $("facets").replaceChildren(
     ...facets.map((key) => {
       const chosen = state.where.get(key) || new Set();
-      const counts = new Map(results.map((one) => [at(one, key), 0]));
-      for (const one of typed)
-        if (passes(one, key)) counts.set(at(one, key), counts.get(at(one, key)) + 1);
+      const counts = new Map(results.map((result) => [at(result, key), 0]));
+      for (const result of typed)
+        if (passes(result, key)) counts.set(at(result, key), counts.get(at(result, key)) + 1);
       const values = [...counts.keys()].sort((a, b) => compareValues(key, a, b));
       const shown = values.filter((v, i) => all.has(key) || i < SHORT_LIST || chosen.has(v));
       const isOpen = open.has(key) || (first && (data.keys[key] === "mode" || chosen.size > 0));

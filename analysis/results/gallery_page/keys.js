@@ -102,10 +102,10 @@ function showReports() {
   const columns = ["model", "settings.suite", "settings.n", "settings.seed", "settings.steps"];
   const names = columns.map((name) => name.replace("settings.", ""));
   const link = (url, text) => h("td", null, h("a", { href: url }, text));
-  const rows = data.reports.map((one) => {
-    const cells = columns.map((name) => h("td", null, String(one[name] ?? "\u2013")));
-    const day = h("td", null, String(one.finished ?? "").slice(0, 10));
-    return h("tr", null, link(one.name, one.run), ...cells, day, link(one.json, "JSON"));
+  const rows = data.reports.map((result) => {
+    const cells = columns.map((name) => h("td", null, String(result[name] ?? "\u2013")));
+    const day = h("td", null, String(result.finished ?? "").slice(0, 10));
+    return h("tr", null, link(result.name, result.run), ...cells, day, link(result.json, "JSON"));
   });
   const heads = ["run", ...names, "finished", "data"];
   const head = h("tr", null, ...heads.map((name) => h("th", { scope: "col" }, name)));
@@ -166,7 +166,7 @@ function start() {
     const last = byId.has(state.view) ? state.view : current; // the browser went back to the first
     if (state.view) set({ view: "" });
     moveTo(last);
-    const page = 1 + Math.floor(matching.findIndex((one) => one.id === current) / AT_ONCE);
+    const page = 1 + Math.floor(matching.findIndex((result) => result.id === current) / AT_ONCE);
     if (page > 0 && page !== state.page) set({ page });
     focusCurrent();
   });

@@ -1,24 +1,24 @@
 // The list: groups of cards, a page at a time, and what is picked.
 
-const groupOf = (one) =>
-  state.group === "title" ? one.title : state.group && at(one, keyOf.get(state.group) ?? -9);
+const groupOf = (result) =>
+  state.group === "title" ? result.title : state.group && at(result, keyOf.get(state.group) ?? -9);
 
 function grouped(members) {
   const groups = new Map();
-  for (const one of members) {
-    if (!groups.has(groupOf(one))) groups.set(groupOf(one), []);
-    groups.get(groupOf(one)).push(one);
+  for (const result of members) {
+    if (!groups.has(groupOf(result))) groups.set(groupOf(result), []);
+    groups.get(groupOf(result)).push(result);
   }
   return groups;
 }
 
-function inOrder(found) {
-  const seed = (one) => Number(setting(one, "seed") ?? Infinity);
-  const created = (one) => String(setting(one, "created") ?? "");
+function inOrder(members) {
+  const seed = (result) => Number(setting(result, "seed") ?? Infinity);
+  const created = (result) => String(setting(result, "created") ?? "");
   if (state.order === "newest")
-    found.sort((a, b) => created(b).localeCompare(created(a)) || a.place - b.place);
-  if (state.order === "seed") found.sort((a, b) => seed(a) - seed(b) || a.place - b.place || 0);
-  const groups = grouped(found);
+    members.sort((a, b) => created(b).localeCompare(created(a)) || a.place - b.place);
+  if (state.order === "seed") members.sort((a, b) => seed(a) - seed(b) || a.place - b.place || 0);
+  const groups = grouped(members);
   const names = [...groups.keys()];
   if (state.group && state.group !== "title" && state.order !== "newest")
     names.sort((a, b) => compareValues(keyOf.get(state.group), a, b));
@@ -29,91 +29,92 @@ function inOrder(found) {
  * then those that differ anywhere in the group, but never what the title or the heading say. */
 function captions(members) {
   const [first] = members;
-  const differ = facets.filter((key) => members.some((one) => at(one, key) !== at(first, key)));
+  const differ = facets.filter((key) => members.some((other) => at(other, key) !== at(first, key)));
   const said = new Set();
-  return members.map((one, i) => {
+  return members.map((result, i) => {
     const beside = [members[i - 1], members[i + 1]].filter(Boolean);
-    const near = differ.filter((key) => beside.some((other) => at(other, key) !== at(one, key)));
-    const strip = keyOf.get(setting(one, "strip"));
+    const near = differ.filter((key) => beside.some((other) => at(other, key) !== at(result, key)));
+    const strip = keyOf.get(setting(result, "strip"));
     const parts = [...new Set([strip, ...near, ...differ])]
-      .filter((key) => key !== undefined && at(one, key) !== ABSENT)
+      .filter((key) => key !== undefined && at(result, key) !== ABSENT)
       .filter((key) => ![state.group, "strip"].includes(data.keys[key]))
-      .filter((key) => ![words(at(one, key)), stem(words(at(one, key)))].includes(one.title))
+      .filter((key) => result.title !== stem(words(at(result, key))))
+      .filter((key) => result.title !== words(at(result, key)))
       .slice(0, Math.max(4, Math.min(6, near.length)))
       .sort((a, b) => (b === strip) - (a === strip) || rank(a) - rank(b))
-      .map((key) => `${spelled(key).replaceAll(" ", "\u00a0")}\u00a0${words(at(one, key))}`);
-    const number = /(?:^|\/)(\d{4,})_[^/]*$/.exec(one.id)?.[1];
-    if (number && said.has([one.title, ...parts].join("\n"))) parts.push(`no.\u00a0${+number}`);
-    said.add([one.title, ...parts].join("\n"));
+      .map((key) => `${spelled(key).replaceAll(" ", "\u00a0")}\u00a0${words(at(result, key))}`);
+    const number = /(?:^|\/)(\d{4,})_[^/]*$/.exec(result.id)?.[1];
+    if (number && said.has([result.title, ...parts].join("\n"))) parts.push(`no.\u00a0${+number}`);
+    said.add([result.title, ...parts].join("\n"));
     return parts.join(" \u00b7 ");
   });
 }
 const stem = (name) => name.replace(/\.\w+$/, "");
 
 /** A picture; one that is no larger than `small` is enlarged by a whole factor. */
-function picture(one, alt, small = SMALL) {
-  const [width, height] = one.size;
+function picture(result, alt, small = SMALL) {
+  const [width, height] = result.size;
   const more = { width, height, loading: "lazy", decoding: "async" };
   const kind = Math.max(width, height) <= small ? "img.small" : "img";
-  const image = h(kind, { src: one.url, alt, title: one.name, ...more });
+  const image = h(kind, { src: result.url, alt, title: result.name, ...more });
   image.style.setProperty("--side", width);
   return image;
 }
 
 /** The pictures that a result was made from. */
-const inputs = (one) =>
-  one.inputs.length
-    ? h("div.inputs", null, ...one.inputs.map((own) => picture(own, `Input: ${own.name}`, 64)))
+const inputs = (result) =>
+  result.inputs.length
+    ? h("div.inputs", null, ...result.inputs.map((own) => picture(own, `Input: ${own.name}`, 64)))
     : null;
 
 /** A result in small. */
-function face(one) {
-  if (one.kind === "picture") return picture(one, one.title);
-  if (one.kind === "film")
-    return h("video", { src: one.url, muted: true, preload: "metadata", tabindex: -1 });
-  return h("blockquote", null, one.text ?? one.id.split(".").at(-1));
+function face(result) {
+  if (result.kind === "picture") return picture(result, result.title);
+  if (result.kind === "film")
+    return h("video", { src: result.url, muted: true, preload: "metadata", tabindex: -1 });
+  return h("blockquote", null, result.text ?? result.id.split(".").at(-1));
 }
 
-function card(one, caption) {
-  const meta = [caption, one.note && "see its note"].filter(Boolean).join(" \u00b7 ");
-  const names = one.inputs.map((own) => `from ${own.name}`);
-  const label = [one.kind, setting(one, "mode"), one.title, ...names, meta, one.text];
+function card(result, caption) {
+  const meta = [caption, result.note && "see its note"].filter(Boolean).join(" \u00b7 ");
+  const names = result.inputs.map((own) => `from ${own.name}`);
+  const label = [result.kind, setting(result, "mode"), result.title, ...names, meta, result.text];
   const onclick = (event) => {
-    current = one.id;
+    current = result.id;
     if (event.shiftKey || event.ctrlKey || event.metaKey || event.target.closest(".tick"))
-      pick(one.id);
-    else set({ view: one.id }, true);
+      pick(result.id);
+    else set({ view: result.id }, true);
   };
   return h(
     "div.card",
     {
       role: "option",
-      "data-id": one.id,
-      tabindex: one.id === current ? 0 : -1,
+      "data-id": result.id,
+      tabindex: result.id === current ? 0 : -1,
       "aria-label": label.filter(Boolean).join(", "),
       onclick,
-      onfocus: () => moveTo(one.id),
+      onfocus: () => moveTo(result.id),
     },
-    h("div.mat", null, face(one)),
+    h("div.mat", null, face(result)),
     h("span.tick", { "aria-hidden": "true" }),
-    inputs(one),
-    state.group === "title" ? null : h("div.what", null, one.title),
+    inputs(result),
+    state.group === "title" ? null : h("div.what", null, result.title),
     h("div.meta", null, meta),
   );
 }
 
 function showList() {
   const typed = conditions(state.q).reduce((left, test) => left.filter(test), results);
-  const { groups, order } = inOrder(typed.filter((one) => passes(one)));
+  const { groups, order } = inOrder(typed.filter((result) => passes(result)));
   matching = order;
   const pages = Math.max(1, Math.ceil(matching.length / AT_ONCE));
   state.page = Math.min(Math.max(1, Math.floor(state.page)), pages);
   const here = matching.slice((state.page - 1) * AT_ONCE, state.page * AT_ONCE);
-  if (!here.some((one) => one.id === current)) current = here[0]?.id ?? "";
+  if (!here.some((result) => result.id === current)) current = here[0]?.id ?? "";
   const hadFocus = list.contains(document.activeElement);
   list.replaceChildren(
     ...[...grouped(here)].map(([group, members], i) => {
-      const [all, told] = [groups.get(group), captions(members)];
+      const [all, meta] = [groups.get(group), captions(members)];
       const named = ["mode", "prompt", "input.file"].includes(state.group);
       const name =
         state.group === "" ? "All results"
@@ -123,7 +124,7 @@ function showList() {
         members.length < all.length ? `${members.length} of ${all.length} here` : `${all.length}`;
       const title = h("h2", { id: `group-${i}`, role: "presentation" }, name);
       title.append(h("span.count", null, count));
-      const cards = members.map((one, k) => card(one, told[k]));
+      const cards = members.map((result, k) => card(result, meta[k]));
       return h(
         "div.group",
         { role: "group", "aria-labelledby": `group-${i}` },
@@ -172,8 +173,8 @@ function showPicks() {
   $("tray").hidden = !state.picks.length;
   $("compare").textContent = `Compare ${state.picks.length}`;
   $("compare").disabled = state.picks.length < 2;
-  const small = (one) =>
-    one.size ? h("img", { src: one.url, alt: one.title }) : (one.text?.slice(0, 40) ?? one.kind);
+  const small = ({ size, url, title, text, kind }) =>
+    size ? h("img", { src: url, alt: title }) : (text?.slice(0, 40) ?? kind);
   const last = state.picks.slice(-6).map((id) => byId.get(id));
-  $("picked").replaceChildren(...last.map((one) => h("li", { title: one.title }, small(one))));
+  $("picked").replaceChildren(...last.map((own) => h("li", { title: own.title }, small(own))));
 }

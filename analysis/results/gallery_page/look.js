@@ -3,21 +3,21 @@
 const isOpen = { same: false, circumstances: false }; // which folded parts are open
 
 /** A result's picture in a frame that scrolls, or its text; `others` are words not to be marked. */
-function sight(one, others) {
-  if (one.kind === "film") {
-    const label = `Film: ${one.title}`;
-    return h("video", { src: one.url, controls: true, loop: true, "aria-label": label });
+function sight(result, others) {
+  if (result.kind === "film") {
+    const label = `Film: ${result.title}`;
+    return h("video", { src: result.url, controls: true, loop: true, "aria-label": label });
   }
-  if (one.kind === "file") return h("p.saying", null, h("a", { href: one.url }, one.id));
-  if (one.kind === "text") return h("blockquote.saying", null, ...marked(one.text, others));
+  if (result.kind === "file") return h("p.saying", null, h("a", { href: result.url }, result.id));
+  if (result.kind === "text") return h("blockquote.saying", null, ...marked(result.text, others));
   const frame = h(
     "div.frame",
     {
       tabindex: 0,
       role: "group",
-      "aria-label": `Picture: ${one.title}`,
-      "data-width": one.size[0],
-      "data-height": one.size[1],
+      "aria-label": `Picture: ${result.title}`,
+      "data-width": result.size[0],
+      "data-height": result.size[1],
       onscroll: () => scrollAlike(frame),
       onpointerdown: (event) =>
         event.pointerType === "mouse" && frame.setPointerCapture(event.pointerId),
@@ -25,7 +25,7 @@ function sight(one, others) {
         frame.hasPointerCapture(event.pointerId) &&
         frame.scrollBy(-event.movementX, -event.movementY),
     },
-    h("img", { src: one.url, alt: one.title, draggable: "false" }),
+    h("img", { src: result.url, alt: result.title, draggable: "false" }),
   );
   return h("figure", null, frame, h("figcaption.meta"));
 }
@@ -93,19 +93,19 @@ function lead(frame, left, top) {
 }
 
 /** Below a result: its files, what is odd about it, and what it was made from. */
-function about(one, name = one.id) {
-  const record = one.json ? h("a", { href: one.json }, "record") : null;
-  const own = one.inputs.map((input) => input.name).join(", ") || null;
+function about(result, name = result.id) {
+  const record = result.json ? h("a", { href: result.json }, "record") : null;
+  const own = result.inputs.map((input) => input.name).join(", ") || null;
   return [
-    h("p.links", null, h("a", { href: one.url, title: one.id }, name), record),
-    one.note ? h("p.note", null, one.note) : null,
-    own && h("figure.from", null, inputs(one), h("figcaption.meta", null, `made from ${own}`)),
+    h("p.links", null, h("a", { href: result.url, title: result.id }, name), record),
+    result.note ? h("p.note", null, result.note) : null,
+    own && h("figure.from", null, inputs(result), h("figcaption.meta", null, `made from ${own}`)),
   ];
 }
 
 /** A record's keys in the order of reading: as they are, but long ones last. */
 function keysOf(chosen) {
-  const keys = [...new Set(chosen.flatMap((one) => [...one.record.keys()]))];
+  const keys = [...new Set(chosen.flatMap((result) => [...result.record.keys()]))];
   return keys
     .filter((key) => data.keys[key] !== "file")
     .sort((a, b) => isLong(a) - isLong(b) || rank(a) - rank(b));
@@ -114,8 +114,8 @@ function keysOf(chosen) {
 function row(key, chosen) {
   const first = at(chosen[0], key);
   const isText = (value) => typeof data.values[value] === "string" && words(value).includes(" ");
-  const cells = chosen.map((one, i) => {
-    const value = at(one, key);
+  const cells = chosen.map((result, i) => {
+    const value = at(result, key);
     const other = i > 0 && value !== first;
     const kind = `td${other ? ".other" : ""}${value === ABSENT ? ".absent" : ""}`;
     const mark = other && isText(value) && isText(first);
@@ -167,7 +167,7 @@ function facts(chosen) {
     ];
   }
   const [differing, alike] = split((key) =>
-    chosen.some((one) => at(one, key) !== at(chosen[0], key)),
+    chosen.some((result) => at(result, key) !== at(chosen[0], key)),
   );
   return [
     ...part("Settings that differ", differing, chosen),
@@ -178,32 +178,32 @@ function facts(chosen) {
   ];
 }
 
-function lookAtOne(one) {
-  const parts = (setting(one, "of") || "").split(", ").filter((id) => byId.has(id));
+function lookAtOne(result) {
+  const parts = (setting(result, "of") || "").split(", ").filter((id) => byId.has(id));
   const compare = () => set({ picks: parts, view: "compare" });
   const more =
     parts.length > 1 ? button(`Compare the ${parts.length} it was made of`, compare) : null;
-  const beside = [h("p.what", null, one.title), ...about(one), more].filter(Boolean);
-  const table = h("table.facts", null, ...facts([one]));
-  $("sight").replaceChildren(h("div.one", null, sight(one), h("div", null, ...beside, table)));
+  const beside = [h("p.what", null, result.title), ...about(result), more].filter(Boolean);
+  const table = h("table.facts", null, ...facts([result]));
+  $("sight").replaceChildren(h("div.one", null, sight(result), h("div", null, ...beside, table)));
 }
 
 function lookAtMany(chosen) {
-  const head = chosen.map((one, i) => {
+  const head = chosen.map((result, i) => {
     const toFront = () =>
-      set({ picks: [one.id, ...state.picks.filter((id) => id !== one.id)] });
+      set({ picks: [result.id, ...state.picks.filter((id) => id !== result.id)] });
     const number = h("span.order", { "aria-hidden": "true" }, `${i + 1}`);
     return h(
       "th",
-      { scope: "col", "data-id": one.id },
-      sight(one, i ? chosen[0].text : undefined),
-      h("p.what", null, number, one.title),
-      ...about(one, one.kind),
+      { scope: "col", "data-id": result.id },
+      sight(result, i ? chosen[0].text : undefined),
+      h("p.what", null, number, result.title),
+      ...about(result, result.kind),
       h(
         "p.links",
         null,
         i ? button("Compare to this", toFront) : null,
-        button("Remove", () => pick(one.id)),
+        button("Remove", () => pick(result.id)),
       ),
     );
   });
@@ -215,10 +215,10 @@ function lookAtMany(chosen) {
 
 /** Show, change or close the dialog, as the state has it. */
 function showLook() {
-  const one = byId.get(state.view);
+  const result = byId.get(state.view);
   const chosen = state.picks.map((id) => byId.get(id));
   const many = state.view === "compare" && chosen.length > 0;
-  if (!one && !many) {
+  if (!result && !many) {
     if (look.open) look.close();
     return;
   }
@@ -226,21 +226,21 @@ function showLook() {
   if (look.dataset.what !== what || !look.open) {
     led.clear();
     if (many) lookAtMany(chosen);
-    else lookAtOne(one);
+    else lookAtOne(result);
     $("sight").scrollTop = 0;
   }
   look.dataset.what = what;
-  const place = matching.indexOf(one);
+  const place = matching.indexOf(result);
   const where = place < 0 ? "filtered out" : `${place + 1} of ${matching.length}`;
   $("look-title").textContent = many
     ? `${chosen.length} results side by side`
-    : `${setting(one, "mode")}, ${where}`;
+    : `${setting(result, "mode")}, ${where}`;
   for (const id of ["back", "forth", "pick"]) $(id).hidden = many;
-  if (one) {
+  if (result) {
     $("back").disabled = place < 1;
     $("forth").disabled = place < 0 || place > matching.length - 2;
-    $("pick").textContent = state.picks.includes(one.id) ? "Picked" : "Pick";
-    $("pick").setAttribute("aria-pressed", String(state.picks.includes(one.id)));
+    $("pick").textContent = state.picks.includes(result.id) ? "Picked" : "Pick";
+    $("pick").setAttribute("aria-pressed", String(state.picks.includes(result.id)));
   }
   if (!look.open) {
     look.showModal();
@@ -251,7 +251,7 @@ function showLook() {
 
 /** To the neighbour in the list of a result that is looked at. */
 function walk(by) {
-  const next = matching[matching.findIndex((one) => one.id === state.view) + by];
+  const next = matching[matching.findIndex((result) => result.id === state.view) + by];
   if (!next || state.view === "compare") return;
   current = next.id;
   set({ view: next.id });

@@ -1,6 +1,8 @@
 """The page of results: what it holds, whatever lies in the folder."""
 
+import argparse
 import errno
+import io
 import json
 import os
 import re
@@ -11,7 +13,7 @@ import pytest
 
 from analysis import __main__ as cli
 from analysis.results.collection import collect, flat
-from analysis.results.gallery import embedded, packed, url, write_gallery
+from analysis.results.gallery import embedded, packed, run, url, write_gallery
 from analysis.results.outputs import save
 from tests.analysis.result_folders import HOSTILE, NAMES, ODD, fill, pictures
 
@@ -189,6 +191,26 @@ def test_the_command(out, tmp_path, capsys):
     assert capsys.readouterr().err == ""
     assert cli.main(["gallery", "--out", str(tmp_path / "nowhere")]) == 2
     assert "There is no folder" in capsys.readouterr().err
+
+
+def test_a_console_that_lacks_letters_does_not_stop_the_command(tmp_path, monkeypatch):
+    out = fill(tmp_path / "łódź 日本")
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", console)
+    run(argparse.Namespace(out=out, inputs=[], quiet=True))
+    console.flush()
+    told = console.buffer.getvalue().decode("cp1252")
+    assert "\\u0142ód\\u017a \\u65e5\\u672c" in told and told.endswith("7 results, 1 evaluation\n")
+
+
+def test_what_is_being_written_is_no_problem(tmp_path):
+    save(pictures("a ring"), tmp_path)
+    (tmp_path / "t2i" / "0009_new_seed1.json").write_text("{}")
+    claim = tmp_path / "t2i" / ".0009.claim"
+    claim.touch()
+    assert not collect(tmp_path).problems
+    claim.unlink()
+    assert "0009_new_seed1.json is a record whose" in collect(tmp_path).problems[0]
 
 
 def test_the_page_names_no_other_place(out):

@@ -8,13 +8,23 @@ import multiprocessing
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from analysis.results import outputs
-from analysis.results.outputs import Result, finished, identity, prepare, read_record, save, slug
+from analysis.results.outputs import (
+    Result,
+    finished,
+    identity,
+    parameters,
+    prepare,
+    read_record,
+    save,
+    slug,
+)
 from lib import files
 
 HOSTILE = "../../x\\..\0 <script>'é日本🎉"
@@ -141,6 +151,66 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, operation: str, good: int) -> Non
         real(*args)
 
     monkeypatch.setattr(files.os, operation, full)
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        (
+            {"prompt": "a ring", "negative_prompt": "blur", "steps": 50, "sampler": "dpmpp_2m"}
+            | {"scale": 7.5, "seed": 3, "model": {"name": "vd: four, flows"}, "eta": 0.0},
+            "a ring\nNegative prompt: blur\nSteps: 50, Sampler: DPM++ 2M, CFG scale: 7.5, Seed: 3, "
+            'Size: 6x4, Model: "vd: four, flows"',
+        ),
+        (
+            {"input": {"file": "x.png"}, "negative_prompt": None, "scale": 2.0, "seed": 1},
+            "CFG scale: 2, Seed: 1, Size: 6x4",
+        ),
+        ({"prompt": "日本\ntwo lines"}, "日本\ntwo lines\nSize: 6x4"),
+    ],
+)
+def test_viewers_of_pictures_read_how_they_were_made(tmp_path, record, text):
+    assert parameters(record, (6, 4)) == text
+    sample = {"seed": 0} | record
+    result = Result("t2i", {"mode": "t2i", "samples": [sample]}, [Image.new("RGB", (6, 4))])
+    (path,) = save(result, tmp_path)
+    with Image.open(path) as image:
+        assert image.text["parameters"] == parameters(sample, (6, 4))
+
+
+def test_texts_of_any_characters_are_saved(tmp_path):
+    odd = "\ud800 half a pair, ok"
+    paths = save(pictures(prompt=odd), tmp_path) + save(words(odd), tmp_path)
+    assert read_record(paths[0])["prompt"] == odd
+    assert read_record(paths[0].with_suffix(".json"))["prompt"] == odd
+    assert read_record(paths[1])["text"] == odd
+    assert paths[1].read_text(encoding="utf-8") == "\\ud800 half a pair, ok\n"
+
+
+def _save_for_ever(folder: str) -> None:
+    for k in range(10_000):
+        save(pictures(2, prompt=f"picture {k}"), folder)
+
+
+def test_processes_killed_at_any_moment_leave_no_half_results(tmp_path):
+    context = multiprocessing.get_context("fork")
+    for k in range(8):
+        process = context.Process(target=_save_for_ever, args=(str(tmp_path),))
+        process.start()
+        started = len(everything(tmp_path))
+        while len(everything(tmp_path)) < started + 5 + k:
+            time.sleep(0.001 * k)
+        process.kill()
+        process.join()
+        stems = {path.stem for path in tmp_path.rglob("*.png")}
+        assert stems <= {path.stem for path in tmp_path.rglob("*.json")}
+    files._sweep_once.cache_clear()
+    save(pictures(), tmp_path)
+    names = everything(tmp_path)
+    assert {name for name in names if name.endswith(".png")} == {
+        f"{name.removesuffix('json')}png" for name in names if name.endswith(".json")
+    }
+    assert all(re.fullmatch(r"t2i/\d{4}_[a-z0-9-]+_seed\d+\.(png|json)", name) for name in names)
 
 
 @pytest.mark.parametrize("good", [0, 1])  # it fails for the picture, or for the record
