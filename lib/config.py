@@ -168,10 +168,12 @@ class OptimusConfig(Checked):
     def __post_init__(self) -> None:
         _check_heads("hidden", self.hidden, self.heads)
         _check_heads("gpt2_hidden", self.gpt2_hidden, self.gpt2_heads)
-        if self.max_input > self.bert_positions or self.max_output > self.gpt2_positions:
+        # a text has a mark at both ends; the latent stands before what is written
+        if self.max_input > self.bert_positions - 2 or self.max_output > self.gpt2_positions - 1:
             raise ValueError(
-                f"max_input is {self.max_input} and max_output {self.max_output}, but there are "
-                f"{self.bert_positions} and {self.gpt2_positions} positions: give no more."
+                f"max_input is {self.max_input} and max_output {self.max_output}, which does not "
+                f"fit into {self.bert_positions} and {self.gpt2_positions} positions: give at most "
+                f"{self.bert_positions - 2} and {self.gpt2_positions - 1}."
             )
 
 

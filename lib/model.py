@@ -11,7 +11,6 @@ four flows, mixes of contexts, and text generated from picture and text are one 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from lib.clip import preprocess_images
 from lib.components import Components
 from lib.config import ModelSpec
+from lib.contexts import IMAGE_NULLS, Context, Mix, check_inputs
 from lib.guidance import guided
 from lib.images import to_rgb
 from lib.kl_vae import sample_posterior
@@ -29,45 +29,6 @@ from lib.sampler import Eps
 from lib.schedule import NoiseSchedule
 from lib.tokenizers import Tokenizers
 from lib.unet import plan, run
-
-KINDS = ("image", "text")
-IMAGE_NULLS = ("zeros", "black", "grey")
-"""What can stand for "no picture" (`VersatileDiffusion.null_context`)."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What conditions: tokens, and the kind of thing they describe.
-
-    Attributes:
-        kind: "image" or "text": which context column reads them.
-        tokens: (B, N, D), from `text_context` / `image_context`, or precomputed elsewhere.
-    """
-
-    kind: str
-    tokens: Tensor
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"A context is of kind 'image' or 'text', not {self.kind!r}.")
-        if self.tokens.ndim != 3:
-            raise ValueError(
-                f"Context tokens have shape {tuple(self.tokens.shape)}: give (B, tokens, width)."
-            )
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def repeat(self, times: int) -> Context:
-        """Every sample `times` times in a row: (B, N, D) -> (B * times, N, D)."""
-        return Context(self.kind, self.tokens.repeat_interleave(times, dim=0))
-
-    def __getitem__(self, index: slice) -> Context:
-        return Context(self.kind, self.tokens[index])
-
-
-Mix = Sequence[tuple[Context, float]]
-"""Contexts with their weights (any positive scale: weights are normalised to sum 1)."""
 
 
 class VersatileDiffusion(Components):
@@ -304,7 +265,7 @@ class VersatileDiffusion(Components):
             ValueError: no context, a weight that is not positive, batches that differ, or a
                 component that was not loaded.
         """
-        self._check_contexts(x, contexts)
+        check_inputs(self.spec, x, contexts)
         data = "image" if x.ndim == 4 else "text"
         self.require("time_embed", f"{data}_data", *(f"{c.kind}_context" for c, _ in contexts))
         t = torch.as_tensor(t, device=x.device).expand(len(x))
@@ -368,39 +329,6 @@ class VersatileDiffusion(Components):
                 "load it from a folder that has tokenizers/, or pass precomputed contexts."
             )
         return self.tokenizers
-
-    def _check_contexts(self, x: Tensor, contexts: Mix) -> None:
-        if x.shape[1] not in (self.spec.unet.image_channels, self.spec.unet.text_dim) or (
-            x.ndim not in (2, 4)
-        ):
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}: give (B, {self.spec.unet.image_channels}, h, w) "
-                f"for an image latent or (B, {self.spec.unet.text_dim}) for a text latent."
-            )
-        halvings = 2 ** (len(self.spec.unet.channel_mult) - 1)
-        if any(side % halvings for side in x.shape[2:]):
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}: the levels of the network halve height and width, "
-                f"so give multiples of {halvings}."
-            )
-        if not contexts:
-            raise ValueError("No context was given: eps needs at least one (context, weight).")
-        for context, weight in contexts:
-            if not weight > 0:
-                raise ValueError(
-                    f"A {context.kind} context has weight {weight}: weights must be positive; "
-                    "leave a context out to weigh it 0."
-                )
-            if len(context) != len(x):
-                raise ValueError(
-                    f"{len(x)} latents but {len(context)} {context.kind} contexts: give one "
-                    "context a sample (Context.repeat)."
-                )
-            if context.tokens.shape[2] != self.spec.unet.context_dim:
-                raise ValueError(
-                    f"The {context.kind} context is {context.tokens.shape[2]} wide, "
-                    f"{self.spec.name} takes {self.spec.unet.context_dim}."
-                )
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Tensor:

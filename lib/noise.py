@@ -111,15 +111,3 @@ class OfficialNoise(SampleNoise):
         (generator,) = self.generators
         whole = draw((self.batch, *shape), generator=generator, device=generator.device)
         return whole.cpu()[self.rows]
-
-
-def official_noise(seed: int, shape: Sequence[int]) -> Tensor:
-    """The released code's initial noise: `torch.manual_seed(seed + 100)`, one draw for the batch.
-
-    Use it as initial latents to compare with old results; sample k depends on the batch here.
-
-    Args:
-        seed: as given to the released demo.
-        shape: with the batch, e.g. (2, 4, 64, 64).
-    """
-    return OfficialNoise(seed, shape[0]).normal(shape[1:])

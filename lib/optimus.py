@@ -16,6 +16,7 @@ arXiv 2004.04092, as used by Versatile Diffusion (arXiv 2211.08332).
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from .noise import SampleNoise
 
 ATTENTION = ("sdpa", "eager")
+# transformers renamed GPT-2's argument; the versions allowed here have one name or both
+_CACHE = "cache" if "cache" in signature(GPT2LMHeadModel.forward).parameters else "past_key_values"
 
 
 def check_attention(attention: str) -> str:
@@ -151,8 +154,8 @@ class OptimusDecoder(nn.Module):
         output = self.gpt2(
             inputs_embeds=self.gpt2.transformer.wte(ids) + bias,
             position_ids=torch.arange(past, past + ids.shape[1], device=ids.device)[None],
-            past_key_values=cache,
             use_cache=True,
+            **{_CACHE: cache},
             logits_to_keep=1 if last_only else 0,
         )
         return output.logits

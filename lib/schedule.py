@@ -57,10 +57,6 @@ class NoiseSchedule:
             return [k * self.num_timesteps // steps + 1 for k in range(steps)]
         return list(range(1, self.num_timesteps, self.num_timesteps // steps))
 
-    def ddim_timesteps(self, steps: int) -> list[int]:
-        """`timesteps` in the released spacing."""
-        return self.timesteps(steps, "released")
-
     def ddim_alphas(self, timesteps: list[int]) -> tuple[Tensor, Tensor]:
         """`alpha_bar` at each timestep of a subsequence, and at the one before it.
 

@@ -75,11 +75,11 @@ class Tokenizers:
         if self.spec is not None:
             text = self.spec.clip.text
             self._fits("clip", len(tokenizer), text.vocab)
-            found = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-            if found != (text.bos, text.eos):
+            ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+            if ends != (text.bos, text.eos):
                 raise ValueError(
                     f"The tokenizer of {self._where('clip')} starts and ends texts with ids "
-                    f"{found}, the model with {(text.bos, text.eos)}: give the model's own."
+                    f"{ends}, the model with {(text.bos, text.eos)}: give the model's own."
                 )
         return tokenizer
 

@@ -193,7 +193,7 @@ class Entries:
         return self.vd.eps(self.input(f"x_{data}"), self.input("t"), contexts)
 
     def subsequence(self, steps: str, what: str) -> Tensor:
-        timesteps = self.vd.schedule.ddim_timesteps(int(steps))
+        timesteps = self.vd.schedule.timesteps(int(steps), "released")
         if what == "timesteps":
             return torch.tensor(timesteps)
         alphas, alphas_prev = self.vd.schedule.ddim_alphas(timesteps)
@@ -219,7 +219,8 @@ class Entries:
             lambda x, t: self.vd.eps(x, t, cond), lambda x, t: self.vd.eps(x, t, null), scale
         )
         x = self.input(f"x_{data}")
-        for step in ddim(eps, x, self.vd.schedule, self.vd.schedule.ddim_timesteps(steps)):
+        timesteps = self.vd.schedule.timesteps(steps, "released")
+        for step in ddim(eps, x, self.vd.schedule, timesteps):
             x = step.x
         return x
 

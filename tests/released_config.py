@@ -77,6 +77,8 @@ def read_released(values: dict[str, Any], name: str = "custom") -> ModelSpec:
         gpt2_heads=gpt2["n_head"],
         gpt2_vocab=gpt2["vocab_size"],
         gpt2_positions=gpt2["n_positions"],
+        max_input=min(77, bert["max_position_embeddings"] - 2),
+        max_output=min(30, gpt2["n_positions"] - 1),
     )
     return ModelSpec(
         name=name,

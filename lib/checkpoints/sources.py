@@ -47,7 +47,6 @@ _DIFFUSERS_NAME = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)"
     r"(?P<a>\.\w+)?(?P<part>-\d{5}-of-\d{5})?(?P<b>\.\w+)?"
 )
-_EXCHANGING = ("TextToImage", "DualGuided")
 
 Candidates = Iterator[tuple[Path, str | None]]
 """Files that may hold a component, with their layout where it is known beforehand."""
@@ -72,8 +71,7 @@ class Source:
     """Where a model's components are.
 
     Args:
-        spec: sizes of the model.
-        where: the file or folder, for messages.
+        spec, where: sizes of the model; the file or folder, for messages.
         find: component -> files that may hold it, best first; a later one is only asked for (and
             downloaded) when no earlier one does.
         tokenizers: folder of the tokenizers, if there is one.
@@ -272,7 +270,7 @@ def _diffusers_folder(folder: Path, spec: ModelSpec) -> Source:
     kind = str(_read_json(folder / "model_index.json").get("_class_name"))
     if not kind.startswith("VersatileDiffusion"):
         raise ValueError(f"{folder} is a diffusers folder of {kind}, not of Versatile Diffusion.")
-    if any(word in kind for word in _EXCHANGING):
+    if "TextToImage" in kind or "DualGuided" in kind:
         raise ValueError(
             f"{folder} was saved by {kind}, which moves context layers from one network into the "
             "other: nobody can tell which they are. Save a VersatileDiffusionPipeline instead."
@@ -295,8 +293,8 @@ def _diffusers_file(folder: Path) -> Path:
         match = _DIFFUSERS_NAME.fullmatch(path.name.removesuffix(ending(path)))
         if match:
             variant = match["a"] or match["b"] or ""
-            preference = (ENDINGS.index(ending(path).lower()), variant == ".non_ema", variant)
-            choices.append((*preference, path.name, path))
+            kind = ENDINGS.index(ending(path).lower())
+            choices.append((kind, variant == ".non_ema", variant, path.name, path))
     if not choices:
         raise ValueError(f"{folder} holds no weights: download the whole folder.")
     return min(choices)[-1]
@@ -307,8 +305,7 @@ def _main_file(folder: Path) -> Path:
     if named:
         return named[0]
     sides = _named(folder, *_SIDE_FILES.values())
-    files = _weights(folder)
-    main = [path for path in files if path not in sides] or files
+    main = [path for path in _weights(folder) if path not in sides] or sides
     if len(main) != 1:
         held = shorten([path.name for path in main]) if main else "no file of weights"
         raise ValueError(

@@ -32,6 +32,7 @@ CFG = OptimusConfig(
     gpt2_heads=3,
     gpt2_vocab=50,
     gpt2_positions=20,
+    max_input=22,
     max_output=8,
     temperature=1.0,
 )

@@ -214,7 +214,7 @@ def test_ddim_against_diffusers(steps, eta):
         steps_offset=1,
     )
     scheduler.set_timesteps(steps)
-    timesteps = schedule.ddim_timesteps(steps)
+    timesteps = schedule.timesteps(steps)
     assert timesteps[::-1] == scheduler.timesteps.tolist()
     assert torch.allclose(schedule.alpha_bar, scheduler.alphas_cumprod.double(), atol=1e-6)
 

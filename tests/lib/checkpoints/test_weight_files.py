@@ -70,9 +70,10 @@ def test_files_that_are_not_weights(tmp_path):
     save_file({"conv.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"no checkpoint of Versatile Diffusion.*conv"):
         load(tmp_path / "other.safetensors")
-    torch.save({"diffuser.image.x": 3}, tmp_path / "n.pth")
-    with pytest.raises(ValueError, match="tensors by name"):
-        load(tmp_path / "n.pth")
+    for values in ({"diffuser.image.x": 3}, {1: torch.zeros(2)}, [torch.zeros(2)]):
+        torch.save(values, tmp_path / "n.pth")
+        with pytest.raises(ValueError, match="tensors by name"):
+            load(tmp_path / "n.pth")
 
 
 def test_names_and_folders_that_are_no_model(tmp_path, monkeypatch):
@@ -132,6 +133,12 @@ def test_the_other_repository_is_tried_when_one_lacks_the_file(tmp_path, monkeyp
     monkeypatch.setattr(hub, "PRETRAINED", tmp_path)
     assert hub.fetch("kl-f8.pth") == tmp_path / "pretrained_pth" / "kl-f8.pth"
     assert len(set(asked)) == 2
+
+
+def test_a_file_in_pretrained_needs_no_path(tmp_path, monkeypatch):
+    torch.save(in_layout("kl-f8"), tmp_path / "kl-f8.pth")
+    monkeypatch.setattr(hub, "PRETRAINED", tmp_path)
+    assert same(load("kl-f8.pth", spec=SPEC, device="cpu"), ("image_encoder", "image_decoder"))
 
 
 def test_files_put_there_by_hand_are_used(offline, monkeypatch):
