@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lib.files import replacing, write_atomic
+from lib.files import replacing
 from training import parallel
 
 if TYPE_CHECKING:
@@ -94,6 +94,3 @@ def _stable_until(recipe: dict[str, Any]) -> int:
     if recipe["decay"] != "trapezoid":
         return -1
     return round(recipe["steps"] * (1 - recipe["cooldown"]))
-
-
-write_atomically = write_atomic  # for `training.export`

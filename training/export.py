@@ -13,9 +13,9 @@ from filelock import FileLock
 
 from lib.checkpoints import save
 from lib.config import ModelSpec
+from lib.files import write_atomic
 from lib.model import VersatileDiffusion
 from training import parallel
-from training.checkpoints import write_atomically
 
 if TYPE_CHECKING:
     from training.loop import Stage
@@ -59,7 +59,7 @@ def settle(folder: Path, spec: ModelSpec) -> None:
     with _alone(folder):
         path = Path(folder) / "config.json"
         if not path.exists():
-            write_atomically(path, json.dumps(spec.to_dict(), indent=2) + "\n")
+            write_atomic(path, json.dumps(spec.to_dict(), indent=2) + "\n")
 
 
 @contextmanager
@@ -96,4 +96,4 @@ def record(stage: Stage, measured: dict[str, float], seconds: float) -> None:
         "run": stage.run,
         **stage.identity(),
     }
-    write_atomically(path, json.dumps(known, indent=2) + "\n")
+    write_atomic(path, json.dumps(known, indent=2) + "\n")
