@@ -30,6 +30,7 @@ from lib.images import FITS, fit, to_tensor
 
 log = logging.getLogger(__name__)
 
+MIRRORED = 0.5
 MEMORY = 2**30
 """Bytes of pictures that are kept; further ones are opened again each time."""
 
@@ -123,6 +124,7 @@ class CaptionedSamples:
         fit: how they become squares (`lib.images.fit`). A crop is where chance puts it, as by the
             paper's loader; `jitter` False takes the middle.
         jitter: see there.
+        mirror: half of the pictures are mirrored, anew each time; where captions name no sides.
         min_side, max_watermark, clean: as for `iterate`.
         left_out: a file that gets what was left out, a line of JSON each.
         progress: show a bar on stderr.
@@ -140,6 +142,7 @@ class CaptionedSamples:
         side: int,
         fit: str = "crop",
         jitter: bool = True,
+        mirror: bool = False,
         *,
         min_side: int = 1,
         max_watermark: float = 1.0,
@@ -149,7 +152,8 @@ class CaptionedSamples:
     ) -> None:
         if fit not in FITS:
             raise ValueError(f"fit is {fit!r}: choose {', '.join(FITS)}.")
-        self.side, self.fit, self.jitter = whole_number("side", side), fit, jitter
+        self.side, self.fit = whole_number("side", side), fit
+        self.jitter, self.mirror = jitter, mirror
         self.filters = {
             "min_side": whole_number("min_side", min_side),
             "max_watermark": number("max_watermark", max_watermark, 0, 1),
@@ -193,6 +197,7 @@ class CaptionedSamples:
             "side": self.side,
             "fit": self.fit,
             "jitter": self.jitter,
+            "mirror": self.mirror,
             **self.filters,
         }
 
@@ -238,4 +243,5 @@ class CaptionedSamples:
             int(rng.integers(edge - self.side + 1)) if edge > self.side else 0
             for edge in pixels.shape[:2]
         )
-        return pixels[top : top + self.side, left : left + self.side]
+        pixels = pixels[top : top + self.side, left : left + self.side]
+        return pixels[:, ::-1] if self.mirror and rng.random() < MIRRORED else pixels

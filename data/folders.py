@@ -8,7 +8,6 @@ named pipe or a device never ends.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -201,18 +200,6 @@ def _files_below(folder: Path, pictures: bool) -> Iterator[str]:
                 yield Path(here, file).relative_to(folder).as_posix()
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        return hashlib.sha256(read_file(path, PICTURE_BYTES)).hexdigest()
-    except OSError as error:
-        raise ValueError(f"{shown(path)} cannot be read ({error.strerror}).") from error
-
-
 def shown(name: str | Path) -> str:
     """A file's name for people: any bytes can name a file, not all of them can be printed."""
     return str(name).encode(errors="backslashreplace").decode()
@@ -240,8 +227,9 @@ def one_writer(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a")
     except OSError as error:
-        told = f"{shown(folder)} cannot be written ({error.strerror}): choose another folder."
-        raise ValueError(told) from error
+        raise ValueError(
+            f"{shown(folder)} cannot be written ({error.strerror}): choose another folder."
+        ) from error
     with lock:
         if fcntl is not None:
             try:

@@ -38,22 +38,23 @@ class Picture:
     sha256: str
 
     @classmethod
-    def of(cls, given: str | Path | Image.Image | Picture) -> Picture:
-        """Open and check what was given.
+    def of(cls, picture: str | Path | Image.Image | Picture) -> Picture:
+        """Open and check a file or a picture.
 
         Raises:
             ValueError: missing, unreadable, damaged, or no picture at all.
         """
-        if isinstance(given, Picture):
-            return given
-        if isinstance(given, Image.Image):
-            image = to_rgb(given)
+        if isinstance(picture, Picture):
+            return picture
+        if isinstance(picture, Image.Image):
+            image = to_rgb(picture)
             return cls(image, hashlib.sha256(image.tobytes()).hexdigest())
-        if not isinstance(given, (str, Path)):
+        if not isinstance(picture, (str, Path)):
             raise ValueError(
-                f"A picture is of type {type(given).__name__}: give a PIL picture or a file's path."
+                f"A picture is of type {type(picture).__name__}: give a PIL picture or a file's "
+                "path."
             )
-        path = Path(given)
+        path = Path(picture)
         data = read(path)
         decode(path, data)
         return cls(path, hashlib.sha256(data).hexdigest())
@@ -97,20 +98,20 @@ def open_picture(path: str | Path, data: bytes | None = None) -> Image.Image:
     return decode(Path(path), read(Path(path)) if data is None else data)
 
 
-def pictures(given: Any) -> list[Picture]:
+def pictures(images: Any) -> list[Picture]:
     """One picture or many: PIL pictures, paths, or a float tensor (B, 3, H, W) in [0, 1].
 
     Raises:
         ValueError: none, or one of them is no picture.
     """
-    if isinstance(given, Tensor):
-        given = to_pil(given)
-    elif isinstance(given, (str, Path, Image.Image, Picture)):
-        given = [given]
-    found = [Picture.of(one) for one in listed(given, "images")]
-    if not found:
+    if isinstance(images, Tensor):
+        images = to_pil(images)
+    elif isinstance(images, (str, Path, Image.Image, Picture)):
+        images = [images]
+    opened = [Picture.of(image) for image in listed(images, "images")]
+    if not opened:
         raise ValueError("There is no picture: give at least one.")
-    return found
+    return opened
 
 
 def names_a_picture(text: str) -> bool:
@@ -121,7 +122,7 @@ def names_a_picture(text: str) -> bool:
         return False
 
 
-def picture_files(given: Iterable[str | Path]) -> list[Path]:
+def picture_files(paths: Iterable[str | Path]) -> list[Path]:
     """Paths with every folder replaced by the picture files in it, sorted by name.
 
     Hidden files, subfolders and files of other kinds in a folder are passed over
@@ -131,12 +132,12 @@ def picture_files(given: Iterable[str | Path]) -> list[Path]:
         ValueError: a folder without pictures, or one that cannot be read.
     """
     files: list[Path] = []
-    for path in map(Path, given):
+    for path in map(Path, paths):
         files += _in_folder(path)[0] if path.is_dir() else [path]
     return files
 
 
-def read_pictures(given: Iterable[str | Path]) -> tuple[list[Picture], list[Skipped]]:
+def read_pictures(paths: Iterable[str | Path]) -> tuple[list[Picture], list[Skipped]]:
     """Good pictures among files and folders, and what was passed over in folders.
 
     A file named by itself has to be good. In a folder, files of other kinds are passed over
@@ -147,7 +148,7 @@ def read_pictures(given: Iterable[str | Path]) -> tuple[list[Picture], list[Skip
     """
     good: list[Picture] = []
     skipped: list[Skipped] = []
-    for path in map(Path, given):
+    for path in map(Path, paths):
         if not path.is_dir():
             good.append(Picture.of(path))
             continue
@@ -180,7 +181,7 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[Path]]:
     return pictures, [p for p in files if p not in set(pictures)]
 
 
-def open_mask(given: str | Path | Image.Image | Picture) -> Tensor:
+def open_mask(picture: str | Path | Image.Image | Picture) -> Tensor:
     """A picture as weights (H, W) in [0, 1]: 1 is in, 0 is out.
 
     An opaque picture weighs by its brightness. Where it has an alpha channel, that is its coverage,
@@ -190,10 +191,10 @@ def open_mask(given: str | Path | Image.Image | Picture) -> Tensor:
     Raises:
         ValueError: missing, unreadable, damaged, or no picture at all.
     """
-    if isinstance(given, Image.Image):
-        colors, alpha = color_and_alpha(given)  # a `Picture` would have lost its coverage
+    if isinstance(picture, Image.Image):
+        colors, alpha = color_and_alpha(picture)  # a `Picture` would have lost its coverage
     else:
-        colors, alpha = Picture.of(given).open(color_and_alpha)
+        colors, alpha = Picture.of(picture).open(color_and_alpha)
     weights = np.asarray(colors.convert("L"), np.float32) / 255
     if alpha is not None:
         coverage = np.asarray(alpha, np.float32) / 255

@@ -145,20 +145,14 @@ def _grey_8bit(image: Image.Image) -> np.ndarray:
     return np.rint(grey * (255 / top)).astype(np.uint8)
 
 
-def fit(
-    image: Image.Image,
-    side: int | tuple[int, int],
-    how: str = "squeeze",
-    at: tuple[float, float] = (0.5, 0.5),
-) -> Image.Image:
+def fit(image: Image.Image, side: int | tuple[int, int], how: str = "squeeze") -> Image.Image:
     """An RGB picture as a square of a side, bicubic (antialiased); a square is only resized.
 
     Args:
         image: mode "RGB" (`to_rgb`).
         side: in pixels; or (width, height), for another shape than a square.
         how: "squeeze" changes the aspect, as the released code does; "crop" takes the largest
-            square, as diffusers does; "pad" shows the whole picture on white.
-        at: of "crop": where the square lies, 0 for left (top), 1 for right (bottom).
+            square of the middle, as diffusers does; "pad" shows the whole picture on white.
 
     Raises:
         ValueError: another `how`.
@@ -171,7 +165,7 @@ def fit(
     if image.width * size[1] == image.height * size[0] or how == "squeeze":
         return image.resize(size, Image.Resampling.BICUBIC)
     if how == "crop":
-        return ImageOps.fit(image, size, Image.Resampling.BICUBIC, centering=at)
+        return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
     scale = min(size[0] / image.width, size[1] / image.height)
     inner = tuple(max(1, round(edge * scale)) for edge in image.size)
     square = Image.new("RGB", size, "white")

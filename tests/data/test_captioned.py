@@ -1,5 +1,6 @@
 """Captioned pictures are found in every format, and nothing is left out without being named."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -12,7 +13,7 @@ from analysis.folders.caption_files import STATE, Ledger
 from analysis.folders.caption_formats import FORMATS as WRITTEN
 from analysis.folders.caption_formats import Candidate, Captioned, make_writer
 from data.captioned import FORMATS, choose, open_entry, read_captioned
-from data.folders import pictures_below, sha256_of
+from data.folders import pictures_below
 from tests.conftest import drawing
 
 
@@ -63,7 +64,7 @@ def captions(found) -> dict[str, tuple[str, ...]]:
 
 
 def reasons(found) -> dict[str, str]:
-    return {one.name: one.why for one in found.skipped}
+    return {item.name: item.why for item in found.skipped}
 
 
 def same_picture(entry, seed: int) -> bool:
@@ -198,12 +199,12 @@ def test_a_shard_that_was_cut_is_read_up_to_there_and_named(tmp_path):
 def test_what_captioning_writes_is_read(tmp_path, kind):
     folder = put(tmp_path / "photos", {"a.png": png(0), "sub/b.png": png(1)})
     (folder / STATE).mkdir()
-    ledger, found = Ledger(folder), pictures_below(folder)
-    writer = make_writer(kind, ledger, folder, [one.name for one in found], shard_size=1)
-    for one in found:
-        digest = sha256_of(one.below(folder))
-        said = (Candidate(f"this is {one.name}", 0.5, 1),)
-        writer.add([Captioned(one.name, one.size, one.mtime_ns, digest, said)])
+    ledger, files = Ledger(folder), pictures_below(folder)
+    writer = make_writer(kind, ledger, folder, [file.name for file in files], shard_size=1)
+    for file in files:
+        digest = hashlib.sha256(file.below(folder).read_bytes()).hexdigest()
+        texts = (Candidate(f"this is {file.name}", 0.5, 1),)
+        writer.add([Captioned(file.name, file.size, file.mtime_ns, digest, texts)])
     writer.finish()
     back = read_captioned(folder)
     assert back.format == kind and not back.skipped

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from data import captioned_samples
-from data.captioned import read_captioned
+from data.captioned import read_captioned, split
 from data.captioned_samples import CaptionedSamples, iterate
 from data.samples import Samples
 from lib.images import FITS, fit, to_tensor
@@ -182,6 +183,28 @@ def test_crops_are_where_chance_puts_them(folder):
     assert torch.equal(samples.pictures([0, 1], stream(3)), samples.pictures([0, 1], stream(3)))
 
 
+def test_mirrored_pictures(folder):
+    plain, both = (CaptionedSamples(folder, 16, jitter=False, mirror=m) for m in (False, True))
+    (image,) = plain.pictures([0], stream())
+    seen = [both.pictures([0], stream(i))[0] for i in range(20)]
+    mirrored = [torch.equal(picture, image.flip(-1)) for picture in seen]
+    assert any(mirrored) and all(
+        turned or torch.equal(picture, image)
+        for turned, picture in zip(mirrored, seen, strict=True)
+    )
+    assert not all(mirrored)
+
+
+def test_a_share_is_held_out(shards):
+    most, few = split(shards, 0.2, 0)
+    assert len(few.entries) == 4 and not few.skipped and most.skipped == shards.skipped
+    assert sorted(keys(iterate(most)) + keys(iterate(few))) == sorted(GOOD)
+    assert split(shards, 0.2, 0) == (most, few) != split(shards, 0.2, 1)
+    assert len(split(shards, 0.001, 0)[1].entries) == 1
+    with pytest.raises(ValueError, match="at least two"):
+        split(replace(shards, entries=shards.entries[:1]), 0.5, 0)
+
+
 @pytest.mark.parametrize("jitter", [True, False])
 def test_pictures_that_memory_does_not_hold_are_the_same(folder, monkeypatch, jitter):
     kept = CaptionedSamples(folder, 16, jitter=jitter)
@@ -209,6 +232,7 @@ def test_identity_says_what_the_samples_depend_on(folder):
         CaptionedSamples(folder, 8).identity(),
         CaptionedSamples(folder, 16, "pad").identity(),
         CaptionedSamples(folder, 16, jitter=False).identity(),
+        CaptionedSamples(folder, 16, mirror=True).identity(),
         CaptionedSamples(folder, 16, clean=True).identity(),
         CaptionedSamples(folder, 16, min_side=10).identity(),
     ]

@@ -164,7 +164,8 @@ def test_shapes_differ():
 
 
 def test_world_draw_and_captions_do_without_torch():
-    code = "import sys, data.scenes.world, data.scenes.draw, data.scenes.captions; print('torch' in sys.modules)"
+    modules = "data.scenes.world, data.scenes.draw, data.scenes.captions"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
