@@ -1,0 +1,1 @@
+"""Captions and search for folders of pictures."""

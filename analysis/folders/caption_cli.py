@@ -81,8 +81,12 @@ def run(args: argparse.Namespace) -> int:
         print("what was captioned is kept: the same command goes on from here", file=sys.stderr)
         raise
     if args.json:
-        told = {"out": str(done.out), **done.record, "captions": [r.describe() for r in done.rows]}
-        print(json.dumps(told, indent=2))
+        document = {
+            "out": str(done.out),
+            **done.record,
+            "captions": [r.describe() for r in done.rows],
+        }
+        print(json.dumps(document, indent=2))
     else:
         counts = f"{len(done.rows)} captioned ({done.new} of them now), {len(done.broken)} broken"
         kept = f", {len(done.kept)} left with the captions they have" if done.kept else ""

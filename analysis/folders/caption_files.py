@@ -84,9 +84,13 @@ class Ledger:
         return list(self._made)
 
     def foreign(self, name: str) -> bool:
-        """Whether there is a file of that name which is not ours, or no longer."""
+        """Whether there is something of that name which is not ours, or no longer."""
         path = self.out / name
-        return path.exists() and not (path.is_file() and _digest(path) in self._made.get(name, {}))
+        try:
+            ours = path.is_file() and _digest(path) in self._made.get(name, {})
+        except OSError:  # unreadable, or a name that is too long to be there
+            ours = False
+        return os.path.lexists(path) and not ours
 
     def refuse_foreign(self, names: Iterable[str]) -> None:
         """Check, before hours of work, that these files may be written.

@@ -53,7 +53,7 @@ Wanted = Any
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture that was found.
+    """A picture that is like the query.
 
     Attributes:
         file: its path below the indexed folder.
@@ -164,7 +164,7 @@ def find(
     return Hits(collection.folder, record, hits)
 
 
-def as_result(found: Hits, columns: int | None = None) -> Result:
+def as_result(hits: Hits, columns: int | None = None) -> Result:
     """The answer as a contact sheet with scores, ready for `analysis.results.outputs.save`.
 
     Nothing is random in a search; the seed 0 of the record only completes its name.
@@ -173,7 +173,7 @@ def as_result(found: Hits, columns: int | None = None) -> Result:
         ValueError: none of the pictures found can be opened any more.
     """
     images, labels = [], []
-    for path, hit in zip(found.paths, found.hits, strict=True):
+    for path, hit in zip(hits.paths, hits.hits, strict=True):
         try:
             image = open_picture(path)
         except ValueError as error:
@@ -184,14 +184,14 @@ def as_result(found: Hits, columns: int | None = None) -> Result:
         labels.append(f"{hit.score:.3f} {shown(hit.file)}")
     if not images:
         raise ValueError(
-            f"None of the pictures found is in {shown(found.folder)} any more: index it again."
+            f"None of the pictures found is in {shown(hits.folder)} any more: index it again."
         )
     record = {
         "mode": "search",
-        **found.record,
-        "hits": [{"rank": i, **asdict(hit)} for i, hit in enumerate(found.hits, start=1)],
+        **hits.record,
+        "hits": [{"rank": i, **asdict(hit)} for i, hit in enumerate(hits.hits, start=1)],
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "samples": [{"prompt": _title(found.record["query"]), "seed": 0}],
+        "samples": [{"prompt": _title(hits.record["query"]), "seed": 0}],
     }
     for hit in record["hits"]:
         hit["file"] = shown(hit["file"])

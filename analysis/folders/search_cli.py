@@ -96,8 +96,8 @@ def _index(args: argparse.Namespace, index: Path) -> int:
         print("what was encoded is kept: the same command goes on from here", file=sys.stderr)
         raise
     if args.json:
-        told = {"index": str(index), **vars(update), "seconds": time.perf_counter() - began}
-        print(json.dumps(told, indent=2))
+        document = {"index": str(index), **vars(update), "seconds": time.perf_counter() - began}
+        print(json.dumps(document, indent=2))
     else:
         kinds = ("new", "changed", "removed", "unchanged", "broken")
         counts = ", ".join(f"{len(getattr(update, kind))} {kind}" for kind in kinds)
@@ -117,50 +117,50 @@ def _query(args: argparse.Namespace, index: Path) -> int:
     images = [(Picture.of(what), w) for what, w in (_weighed(path, 1.0) for path in args.image)]
     without = [
         (Picture.of(what) if _is_picture(what) else check_text(what), w)
-        for what, w in (_weighed(one, AWAY) for one in args.without)
+        for what, w in (_weighed(away, AWAY) for away in args.without)
     ]
     if not texts and not images:
         raise ValueError("There is nothing to look for: give --text or --image.")
     choose(args.library, len(read_index(index)))
     prepare(args.out, "search")
     vd = load_model(args)
-    found = find(
+    hits = find(
         vd, index, texts=texts, images=images, without=without, k=args.k, balance=args.balance,
         library=args.library,
     )  # fmt: skip
-    sheet = None if args.no_sheet else save(as_result(found), args.out)[0]
+    sheet = None if args.no_sheet else save(as_result(hits), args.out)[0]
     if args.json:
-        hits = [
+        rows = [
             {"path": shown(path), "score": hit.score, "cosines": hit.cosines}
-            for path, hit in zip(found.paths, found.hits, strict=True)
+            for path, hit in zip(hits.paths, hits.hits, strict=True)
         ]
-        told = {**found.record, "hits": hits, "sheet": None if sheet is None else str(sheet)}
-        print(json.dumps(told, indent=2))
+        document = {**hits.record, "hits": rows, "sheet": None if sheet is None else str(sheet)}
+        print(json.dumps(document, indent=2))
         return 0
-    for path, hit in zip(found.paths, found.hits, strict=True):
+    for path, hit in zip(hits.paths, hits.hits, strict=True):
         print(f"{hit.score:.4f}  {shown(path)}")
     if sheet is not None:
         print(sheet)
     return 0
 
 
-def _weighed(given: str, weight: float) -> tuple[str, float]:
+def _weighed(word: str, weight: float) -> tuple[str, float]:
     """`what::0.5` -> ("what", 0.5)."""
-    match = _WEIGHED.fullmatch(given)
+    match = _WEIGHED.fullmatch(word)
     if match is None:
-        return given, weight
+        return word, weight
     try:
         value = float(match[2])
     except ValueError as error:
-        raise ValueError(f"{given!r} ends in ::{match[2]}: give a number after ::.") from error
+        raise ValueError(f"{word!r} ends in ::{match[2]}: give a number after ::.") from error
     if not 0 < value < float("inf"):
-        raise ValueError(f"{given!r} has the weight {match[2]}: give one above 0.")
+        raise ValueError(f"{word!r} has the weight {match[2]}: give one above 0.")
     return match[1], value
 
 
-def _is_picture(given: str) -> bool:
+def _is_picture(word: str) -> bool:
     """Whether a --not means a file; one that is missing shall not be taken for a text."""
     from data.folders import picture_endings
 
-    path = Path(given)
-    return path.suffix.lower() in picture_endings() or (len(given) < 256 and path.is_file())
+    path = Path(word)
+    return path.suffix.lower() in picture_endings() or (len(word) < 256 and path.is_file())

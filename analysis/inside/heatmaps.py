@@ -99,11 +99,11 @@ def token_map(
         factor = recording.vd.spec.image_vae.factor if chosen[0].data == "image" else 1
         size = tuple(factor * max(m.size[axis] for m in chosen) for axis in (0, 1))
     total = torch.zeros(1, 1, *size)
-    for one in chosen:
-        weights = one.weights[sample].float()
+    for layer in chosen:
+        weights = layer.weights[sample].float()
         if weights.ndim == 3:  # heads were kept apart
             weights = weights.mean(dim=0)
-        share = weights[:, list(tokens)].sum(dim=-1).view(1, 1, *one.size)
+        share = weights[:, list(tokens)].sum(dim=-1).view(1, 1, *layer.size)
         total += F.interpolate(share, size, mode="bilinear", align_corners=False)
     return total[0, 0] / len(chosen)
 
@@ -121,11 +121,11 @@ def token_indices(tokenizers: Tokenizers, text: str, word: str) -> list[int]:
     matches = re.finditer(pattern, text, re.IGNORECASE) if word.strip() else ()
     spans = [match.span() for match in matches]
     offsets = tokenizers.clip(text, return_offsets_mapping=True)["offset_mapping"]
-    found = [
+    indices = [
         i
         for i, (start, end) in enumerate(offsets)
         if start < end and any(start < last and first < end for first, last in spans)
     ]
-    if not found:
+    if not indices:
         raise ValueError(f"{word!r} is not in {text!r}: choose from its words.")
-    return found
+    return indices

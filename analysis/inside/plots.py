@@ -1,7 +1,7 @@
 """Figures of what `analysis.inside.walkthrough`, `analysis.inside.trace` and the sampler show.
 
-Every function takes numbers and gives a figure; `analysis.results.figures.save_figure` keeps it. Time runs
-from left to right as sampling does, from noise (t = 1000) to the result (t = 0).
+Every function takes numbers and gives a figure; `analysis.results.figures.save_figure` keeps it.
+Time runs from left to right as sampling does, from noise (t = 1000) to the result (t = 0).
 
     shown = guidance_vectors(vd, [(vd.text_context(["a red circle"]), 1.0)], "image", 3.0, x_T)
     save_figure(guidance_over_time(shown), "guidance-over-time")
@@ -21,7 +21,10 @@ from torch import Tensor
 
 from analysis.inside.readability import Readability
 from analysis.inside.trace import Trace
-from analysis.inside.walkthrough import FocusDecomposition, Guidance, ScheduleTable, plan_of
+from analysis.inside.twins import count_text
+from analysis.inside.walkthrough import ScheduleTable, plan_of
+from analysis.inside.walkthrough_codes import FocusDecomposition
+from analysis.inside.walkthrough_contexts import Guidance
 from analysis.results.figures import (
     COLORS,
     HEAT,
@@ -39,14 +42,6 @@ from lib.model import VersatileDiffusion
 from lib.sampler import Step
 
 _THINGS = {"1": ("first thing", "-"), "2": ("second thing", "--")}
-
-
-def count_text(count: int) -> str:
-    """A number of parameters as one says it: 267.2 M."""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if count >= unit:
-            return f"{count / unit:.{2 if name == 'B' else 1}f} {name}"
-    return str(count)
 
 
 # ---------------------------------------------------------------------- the model

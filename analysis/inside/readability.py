@@ -12,15 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analysis.measure.scene_tasks import Reader
-from analysis.modes.sampling import Sampling, default_batch, denoise
-from analysis.modes.settings import seeds_from
+from analysis.modes import text_to_image
 from data.scenes.captions import canonical_caption
-from data.scenes.judge import HEADS, compare
+from data.scenes.judge import HEADS, Reader, compare
 from data.scenes.world import Scene
 from lib.images import to_pil
 from lib.model import VersatileDiffusion
-from lib.noise import SampleNoise
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +42,12 @@ class Readability:
     def readable_from(self, name: str) -> Tensor:
         """(N,) timestep from which it is read right at this and every later step; -1 is never."""
         steady = self.right[name].flip(0).long().cumprod(dim=0).sum(dim=0)  # right steps at the end
-        timesteps = torch.tensor([*self.t, -1])
-        return timesteps[len(self.t) - steady]
+        return torch.tensor([*self.t, -1])[len(self.t) - steady]
 
     def median(self, name: str) -> int | None:
         """Timestep by which half of the scenes are read right for good; None if fewer ever are."""
-        found = self.readable_from(name).sort(descending=True).values
-        middle = found[(len(found) - 1) // 2].item()
+        since = self.readable_from(name).sort(descending=True).values
+        middle = since[(len(since) - 1) // 2].item()
         return None if middle < 0 else middle
 
 
@@ -84,28 +80,23 @@ def attribute_readability(
     """
     if not scenes or every < 1:
         raise ValueError(f"{len(scenes)} scenes, every {every} steps: give at least one of each.")
-    how = Sampling(
-        vd.spec.steps if steps is None else steps, vd.spec.scale_text if scale is None else scale
-    )
-    seeds = seeds_from(seed, len(scenes))
-    size = batch_size or default_batch(vd, "image")
-    timesteps = how.timesteps(vd.schedule)[::-1]
-    read = [i for i in range(len(timesteps)) if i % every == 0 or i == len(timesteps) - 1]
+    options = {"seed": seed, "steps": steps, "scale": scale, "batch_size": batch_size}
+    job = text_to_image.job(vd, [caption(scene) for scene in scenes], **options)
+    times: list[int] = []
     right: dict[str, list[list[bool]]] = {}
-    for start in range(0, len(scenes), size):
-        part = scenes[start : start + size]
-        context = vd.text_context([caption(scene) for scene in part])
-        noise = SampleNoise(seeds[start : start + size])
+    for start in range(0, len(scenes), job.batch_size):
+        which = range(start, min(start + job.batch_size, len(scenes)))
+        walk = list(job.steps(which))
+        chosen = [step for step in walk if step.i % every == 0 or step is walk[-1]]
+        times = [step.t for step in chosen]
         rows: dict[tuple[str, int], list[bool]] = {}
-        for step in denoise(vd, "image", ([(context, 1.0)], None), noise, how):
-            if step.i not in read:
-                continue
+        for step in chosen:
             readings = judge.read(to_pil(vd.decode_image(step.x0)))
-            for k, (reading, scene) in enumerate(zip(readings, part, strict=True)):
-                for name, value in compare(reading, scene).items():
+            for k, reading in zip(which, readings, strict=True):
+                for name, value in compare(reading, scenes[k]).items():
                     rows.setdefault((name, k), []).append(value)
         for (name, _), values in rows.items():
             right.setdefault(name, []).append(values)
     names = [name for name in (*HEADS, "all") if name in right]
     tables = {name: torch.tensor(right[name]).T for name in names}
-    return Readability([timesteps[i] for i in read], tables, vd.spec.num_timesteps)
+    return Readability(times, tables, vd.spec.num_timesteps)

@@ -21,9 +21,10 @@ maps is sample k of the batch. `analysis.inside.heatmaps` lays them over the pic
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -125,6 +126,8 @@ class Trace:
         self._turn: dict[int, int] = {}  # layer -> how many contexts it has read in this call
         self._here: AttentionMap | None = None  # where we are; its weights are not known yet
         self._pending: list[tuple[str, float, float, float]] = []
+        self._handles: list[RemovableHandle] = []
+        self._hooked: set[str] = set()
 
     def select(
         self,
@@ -165,29 +168,41 @@ class Trace:
 
     # ------------------------------------------------------------------ hooks
 
-    def _hooks(self) -> Iterator[RemovableHandle]:
-        """Register the hooks, one after the other."""
-        vd = self.vd
-        vd.require("time_embed")
-        yield vd.time_embed.register_forward_pre_hook(self._begin)
-        for kind in ("image", "text"):
-            data, column = vd.component(f"{kind}_data"), vd.component(f"{kind}_context")
-            if data is not None:
-                yield data.register_forward_hook(self._after_data(kind))
-            if column is not None:
-                yield column.register_forward_pre_hook(self._before_context(kind))
-                yield column.register_forward_hook(self._after_context(kind))
-                for layer in column.context_blocks:
-                    for block in layer.transformer_blocks:
-                        yield block.attn2.register_forward_hook(self._attention("cross"))
-                        if self._self_attention:
-                            yield block.attn1.register_forward_hook(self._attention("self"))
+    def _hook_columns(self) -> None:
+        """Hooks at columns that are in memory and have none yet: some are read later."""
+        for name in {*self.vd.loaded} - self._hooked:
+            kind, _, what = name.partition("_")
+            if what not in ("data", "context"):
+                continue
+            column, hook = self.vd.component(name), self._handles.append
+            self._hooked.add(name)
+            hook(column.register_forward_hook(partial(self._after_block, name)))
+            if what == "data":
+                continue
+            hook(column.register_forward_pre_hook(partial(self._before_context, kind)))
+            for layer in column.context_blocks:
+                for block in layer.transformer_blocks:
+                    cross, itself = (partial(self._after_attention, w) for w in ("cross", "self"))
+                    hook(block.attn2.register_forward_hook(cross))
+                    if self._self_attention:
+                        hook(block.attn1.register_forward_hook(itself))
 
     def _begin(self, module: nn.Module, args: tuple) -> None:
         self._finish()
+        self._hook_columns()
         t = int(args[0].flatten()[0])
         self._step += t != self._t  # conditional and null branch are at the same timestep
         self._t = t
+
+    def _start(self) -> None:
+        self.vd.require("time_embed")
+        self._handles.append(self.vd.time_embed.register_forward_pre_hook(self._begin))
+        self._hook_columns()
+
+    def _stop(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._finish()
 
     def _finish(self) -> None:
         """Hand over the statistics of a call: only now is its branch known."""
@@ -195,56 +210,41 @@ class Trace:
         branch = "null" if null else "cond"
         for block, mean, std, norm in self._pending if branch in self._branches else ():
             if self._fits(_ACTIVATION_BYTES):
-                one = Activation(self._step, self._t, block, branch, mean, std, norm)
-                self.activations.append(one)
+                where = self._step, self._t, block, branch
+                self.activations.append(Activation(*where, mean, std, norm))
         self._pending, self._branch_of, self._turn = [], {}, {}
 
-    def _after_data(self, kind: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-            self._data = kind
-            self._measure(f"{kind}_data.{args[0]}", output)
+    @torch.no_grad()
+    def _after_block(self, column: str, module: nn.Module, args: tuple, output: Tensor) -> None:
+        if column.endswith("_data"):
+            self._data = column.removesuffix("_data")
+        y = output.float().flatten(1)
+        numbers = y.mean().item(), y.std().item(), y.norm(dim=1).mean().item()
+        self._pending.append((f"{column}.{args[0]}", *numbers))
 
-        return hook
-
-    def _before_context(self, kind: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple) -> None:
-            layer, h, tokens = args
-            turn = self._turn.get(layer, 0)
-            self._turn[layer] = turn + 1
-            if turn not in self._branch_of:
-                self._branch_of[turn] = "null" if self._is_null(kind, tokens) else "cond"
-            branch, size = self._branch_of[turn], tuple(h.shape[2:])
-            where = (self._step, self._t, layer, "", self._data, kind, turn, branch, size)
-            self._here = AttentionMap(*where, torch.empty(0))
-
-        return hook
-
-    def _after_context(self, kind: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-            self._measure(f"{kind}_context.{args[0]}", output)
-
-        return hook
-
-    def _attention(self, attends: str) -> Callable[..., None]:
-        @torch.no_grad()
-        def hook(module: Attention, args: tuple, output: Tensor) -> None:
-            here, (x, context) = self._here, args
-            if here.branch not in self._branches:
-                return
-            if self._layers is not None and here.layer not in self._layers:
-                return
-            heads = module.heads if self._all_heads else 1
-            # asked before computing: what does not fit is not computed either
-            if self._fits(2 * len(x) * heads * x.shape[1] * context.shape[1]):
-                weights = attention_weights(module, x, context, self._all_heads).half().cpu()
-                self.maps.append(replace(here, attends=attends, weights=weights))
-
-        return hook
+    def _before_context(self, kind: str, module: nn.Module, args: tuple) -> None:
+        layer, h, tokens = args
+        turn = self._turn.get(layer, 0)
+        self._turn[layer] = turn + 1
+        if turn not in self._branch_of:
+            self._branch_of[turn] = "null" if self._is_null(kind, tokens) else "cond"
+        branch, size = self._branch_of[turn], tuple(h.shape[2:])
+        where = (self._step, self._t, layer, "", self._data, kind, turn, branch, size)
+        self._here = AttentionMap(*where, torch.empty(0))
 
     @torch.no_grad()
-    def _measure(self, block: str, output: Tensor) -> None:
-        y = output.float().flatten(1)
-        self._pending.append((block, y.mean().item(), y.std().item(), y.norm(dim=1).mean().item()))
+    def _after_attention(
+        self, attends: str, module: Attention, args: tuple, output: Tensor
+    ) -> None:
+        here, (x, context) = self._here, args
+        wanted = self._layers is None or here.layer in self._layers
+        if here.branch not in self._branches or not wanted:
+            return
+        heads = module.heads if self._all_heads else 1
+        # asked before computing: what does not fit is not computed either
+        if self._fits(2 * len(x) * heads * x.shape[1] * context.shape[1]):
+            weights = attention_weights(module, x, context, self._all_heads).half().cpu()
+            self.maps.append(replace(here, attends=attends, weights=weights))
 
     def _fits(self, size: int) -> bool:
         """Whether `size` more bytes may be kept; from the first that may not, none are."""
@@ -307,15 +307,11 @@ def trace(
     if heads not in ("mean", "all"):
         raise ValueError(f"heads is {heads!r}: choose 'mean' or 'all'.")
     recording = Trace(vd, layers, branches, self_attention, heads, nulls, max_bytes)
-    handles: list[RemovableHandle] = []
     try:
-        for handle in recording._hooks():
-            handles.append(handle)
+        recording._start()
         yield recording
     finally:
-        for handle in handles:
-            handle.remove()
-        recording._finish()
+        recording._stop()
 
 
 def attention_weights(module: Attention, x: Tensor, context: Tensor, all_heads: bool) -> Tensor:

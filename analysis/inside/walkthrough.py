@@ -1,15 +1,16 @@
 """Show-your-work twins: what the library computes, once more, with everything in between.
 
 A twin takes what the library's function takes, computes the same by its own means, *asserts that
-both agree*, and returns all intermediate results for looking at. So what a notebook shows of the
-inside is true of the model that runs, and a formula printed here cannot drift from the code.
+both agree*, and returns all intermediate results, which a notebook shows as a table. So what is
+shown of the inside is true of the model that runs, and a formula printed here cannot drift from the
+code. Those of contexts and codes stand in `walkthrough_contexts` and `walkthrough_codes`.
 
 | twin | of | shows |
 |---|---|---|
 | `plan_of` | `lib.unet.plan`, `run` | the steps of a flow, and whose parameters each uses |
 | `schedule_table` | `NoiseSchedule` | noise over time, and the timesteps visited |
 | `ddim_step` | `lib.sampler.ddim` | one denoising step, term by term |
-| `guidance_vectors` | `lib.sampler.guided` | lengths and angles of noise predictions over time |
+| `guidance_vectors` | `lib.guidance.guided` | lengths and angles of noise predictions over time |
 | `mixing_layer_by_layer` | `lib.unet.mix` | what each context changes at each layer |
 | `context_encoding` | `lib.clip` | contexts before and after normalisation |
 | `focus_decomposition` | `analysis.modes.focus` | spectrum, and what is done to each band of it |
@@ -20,37 +21,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from analysis.inside.twins import Twin, agree, count_text, root_mean_square
 from analysis.inside.walkthrough_codes import (
-    ContextEncoding,
-    FocusDecomposition,
-    OptimusEntrances,
-    agree,
     context_encoding,
     focus_decomposition,
     optimus_entrances,
 )
-from analysis.inside.walkthrough_contexts import (
-    Guidance,
-    MixedLayer,
-    guidance_vectors,
-    mixing_layer_by_layer,
-)
+from analysis.inside.walkthrough_contexts import guidance_vectors, mixing_layer_by_layer
 from lib.config import FLOWS
 from lib.model import Context, VersatileDiffusion
 from lib.noise import SampleNoise
 from lib.sampler import ddim
+from lib.unet import PlanStep
 
 __all__ = [
-    "ContextEncoding",
-    "FocusDecomposition",
-    "Guidance",
-    "MixedLayer",
-    "OptimusEntrances",
-    "agree",
     "context_encoding",
     "ddim_step",
     "focus_decomposition",
@@ -70,36 +59,30 @@ class PlanRow:
     """One step of a flow.
 
     Attributes:
-        op: as in `lib.unet.PlanStep`, and "time" for the time embedding.
+        step: what is done, as `lib.unet` plans it; its op is "time" for the time embedding.
         component: whose block runs; None for saving and loading skips.
-        index: the block's number in its component; -1 where it has none.
-        level, width_in, width_out: as in `PlanStep`.
         parameters: of the block.
         flows: that run the same block: all four if it is shared, two if it is swapped.
     """
 
-    op: str
+    step: PlanStep
     component: str | None
-    index: int
-    level: int
-    width_in: int
-    width_out: int
     parameters: int
     flows: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class FlowPlan:
+class FlowPlan(Twin):
     """A flow as the list of its steps.
 
     Attributes:
         flow: its name.
-        rows: in running order, the time embedding first.
+        steps: in running order, the time embedding first.
         parameters: component -> count; the time embedding is shared, the two columns are swapped.
     """
 
     flow: str
-    rows: tuple[PlanRow, ...]
+    steps: tuple[PlanRow, ...]
     parameters: dict[str, int]
 
     @property
@@ -107,13 +90,34 @@ class FlowPlan:
         """Parameters of the flow's diffuser (encoders and decoders not counted)."""
         return sum(self.parameters.values())
 
+    def title(self) -> str:
+        """How much is shared, how much swapped in."""
+        shared, *swapped = map(count_text, self.parameters.values())
+        return f"{self.flow}: {shared} shared by all flows, {' + '.join(swapped)} swapped in"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A line a step."""
+        return [
+            {
+                "step": row.step.op,
+                "weights of": row.component or "",
+                "level": str(row.step.level) if row.step.level >= 0 else "",
+                "width": f"{row.step.width_in or 'latent'} > {row.step.width_out or 'latent'}"
+                if row.component
+                else "",
+                "parameters": count_text(row.parameters) if row.component else "",
+                "used by": " ".join(row.flows),
+            }
+            for row in self.steps
+        ]
+
 
 @torch.no_grad()
 def plan_of(vd: VersatileDiffusion, flow: str) -> FlowPlan:
     """The steps of a flow with the parameters each uses, checked against a run.
 
     The network is run once on zeros while hooks write down which block really comes when, on maps
-    of which width; that must be the plan. Parameters of the rows must add up to the components'.
+    of which width; that must be the plan. Parameters of the steps must add up to the components'.
 
     Args:
         vd: a model with that flow's columns.
@@ -126,21 +130,42 @@ def plan_of(vd: VersatileDiffusion, flow: str) -> FlowPlan:
     if flow not in FLOWS:
         raise ValueError(f"There is no flow {flow!r}: choose from {', '.join(FLOWS)}.")
     data, context = FLOWS[flow]
-    names = ("time_embed", f"{data}_data", f"{context}_context")
+    names = time_name, data_name, context_name = (
+        "time_embed",
+        f"{data}_data",
+        f"{context}_context",
+    )
     vd.require(*names)
     time, data_column, context_column = (vd.component(name) for name in names)
+    users = {
+        None: (),
+        time_name: tuple(FLOWS),
+        data_name: tuple(f for f, kinds in FLOWS.items() if kinds[0] == data),
+        context_name: tuple(f for f, kinds in FLOWS.items() if kinds[1] == context),
+    }
     width = vd.spec.unet.model_channels
-    rows = [PlanRow("time", names[0], -1, -1, width, 4 * width, _count(time), tuple(FLOWS))]
+    first = PlanStep("time", -1, -1, width, 4 * width)
+    blocks: list[tuple[PlanStep, str | None, nn.Module | None]] = [(first, time_name, time)]
     for step in vd.plan:
-        name, block = None, None
         if step.op == "context":
-            name, block = names[2], context_column.context_blocks[step.index]
+            blocks.append((step, context_name, context_column.context_blocks[step.index]))
         elif step.index >= 0:
-            name, block = names[1], data_column.data_blocks[step.index]
-        users = () if name is None else tuple(f for f, kinds in FLOWS.items() if _uses(name, kinds))
-        sizes = (step.index, step.level, step.width_in, step.width_out)
-        rows.append(PlanRow(step.op, name, *sizes, _count(block), users))
+            blocks.append((step, data_name, data_column.data_blocks[step.index]))
+        else:
+            blocks.append((step, None, None))
+    rows = [PlanRow(step, name, _count(block), users[name]) for step, name, block in blocks]
 
+    x = torch.zeros(1, *vd.latent_shape(data), device=vd.device)
+    planned = [
+        (
+            row.component,
+            row.step.index,
+            x.shape[1] if row.step.op == "in" else row.step.width_in,
+            x.shape[1] if row.step.op == "out" else row.step.width_out,
+        )
+        for row in rows[1:]
+        if row.component is not None
+    ]
     ran: list[tuple[str, int, int, int]] = []
     handles = [
         vd.component(name).register_forward_hook(
@@ -148,21 +173,14 @@ def plan_of(vd: VersatileDiffusion, flow: str) -> FlowPlan:
                 (name, args[0], args[1].shape[1], out.shape[1])
             )
         )
-        for name in names[1:]
+        for name in (data_name, context_name)
     ]
     try:
         tokens = torch.zeros(1, 1, vd.spec.unet.context_dim, device=vd.device)
-        x = torch.zeros(1, *vd.latent_shape(data), device=vd.device)
         vd.eps(x, 0, [(Context(context, tokens), 1.0)])
     finally:
         for handle in handles:
             handle.remove()
-    planned = []
-    for row in rows[1:]:
-        if row.component is not None:
-            first = x.shape[1] if row.op == "in" else row.width_in
-            last = x.shape[1] if row.op == "out" else row.width_out
-            planned.append((row.component, row.index, first, last))
     if ran != planned:
         raise AssertionError(f"{flow} ran {ran}, the plan says {planned}")
     parameters = {name: sum(r.parameters for r in rows if r.component == name) for name in names}
@@ -170,10 +188,6 @@ def plan_of(vd: VersatileDiffusion, flow: str) -> FlowPlan:
         if count != _count(vd.component(name)):
             raise AssertionError(f"{name}: {count} parameters in steps, not all that it has")
     return FlowPlan(flow, tuple(rows), parameters)
-
-
-def _uses(component: str, kinds: tuple[str, str]) -> bool:
-    return component in (f"{kinds[0]}_data", f"{kinds[1]}_context")
 
 
 def _count(module: nn.Module | None) -> int:
@@ -184,7 +198,7 @@ def _count(module: nn.Module | None) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class ScheduleTable:
+class ScheduleTable(Twin):
     """The noise schedule, (T,) float64 each, and a subsequence of it, (S,).
 
     Attributes:
@@ -205,6 +219,14 @@ class ScheduleTable:
     alpha: Tensor
     alpha_prev: Tensor
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A line for each timestep visited, noisiest first."""
+        names = ("beta", "alpha_bar", "signal", "noise", "log_snr")
+        return [
+            {"t": t, **{name: getattr(self, name)[t] for name in names}}
+            for t in reversed(self.timesteps)
+        ]
+
 
 def schedule_table(vd: VersatileDiffusion, steps: int | None = None) -> ScheduleTable:
     """`log alpha_bar_t = sum_{s <= t} log(1 - beta_s)`, sqrt(beta) linear in t.
@@ -223,12 +245,10 @@ def schedule_table(vd: VersatileDiffusion, steps: int | None = None) -> Schedule
     beta = root.square()
     alpha_bar = torch.log1p(-beta).cumsum(0).exp()
     agree("alpha_bar", alpha_bar, vd.schedule.alpha_bar, 1e-10)
-    stride = total // steps
-    timesteps = [k for k in range(1, total) if (k - 1) % stride == 0]
-    alpha = alpha_bar[timesteps]
-    alpha_prev = alpha_bar[[0, *timesteps[:-1]]]
-    if timesteps != vd.schedule.ddim_timesteps(steps):
+    timesteps = [int(k * total / steps) + 1 for k in range(steps)]
+    if timesteps != vd.schedule.timesteps(steps):
         raise AssertionError(f"timesteps: {timesteps} here")
+    alpha, alpha_prev = alpha_bar[timesteps], alpha_bar[[0, *timesteps[:-1]]]
     for twin, lib in zip((alpha, alpha_prev), vd.schedule.ddim_alphas(timesteps), strict=True):
         agree("alphas of the subsequence", twin, lib, 1e-10)
     signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
@@ -237,12 +257,13 @@ def schedule_table(vd: VersatileDiffusion, steps: int | None = None) -> Schedule
 
 
 @dataclass(frozen=True, eq=False)
-class DDIMStep:
-    """One step, term by term; tensors like x, float64 on the CPU.
+class DDIMStep(Twin):
+    """One step, term by term; tensors are float64 on the CPU.
 
     Attributes:
         t, t_prev: from which timestep to which.
         a, a_prev, sigma: alpha_bar at both, and the size of fresh noise.
+        x, eps: the latent at t, and its predicted noise.
         x0: (x - sqrt(1 - a) eps) / sqrt(a), the estimate of the clean latent.
         towards: sqrt(a_prev) x0.
         direction: sqrt(1 - a_prev - sigma^2) eps, the noise that is still in.
@@ -255,11 +276,32 @@ class DDIMStep:
     a: float
     a_prev: float
     sigma: float
+    x: Tensor
+    eps: Tensor
     x0: Tensor
     towards: Tensor
     direction: Tensor
     fresh: Tensor
     x_prev: Tensor
+
+    def title(self) -> str:
+        """From where to where."""
+        return f"t = {self.t}, alpha_bar {self.a:.4f}, to t' = {self.t_prev}, {self.a_prev:.4f}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A line a term: how long it is."""
+        terms = {
+            "x_t": self.x,
+            "eps": self.eps,
+            "x_0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar)": self.x0,
+            "sqrt(alpha_bar') x_0": self.towards,
+            "sqrt(1 - alpha_bar' - sigma^2) eps": self.direction,
+            "sigma z": self.fresh,
+            "their sum, x_t'": self.x_prev,
+        }
+        return [
+            {"term": k, "norm / root of dimension": root_mean_square(v)} for k, v in terms.items()
+        ]
 
 
 def ddim_step(
@@ -295,4 +337,4 @@ def ddim_step(
     x_prev = towards + direction + fresh
     agree("x0", x0, lib.x0)
     agree("x_prev", x_prev, lib.x)
-    return DDIMStep(t, t_prev, a, a_prev, sigma, x0, towards, direction, fresh, x_prev)
+    return DDIMStep(t, t_prev, a, a_prev, sigma, x, e, x0, towards, direction, fresh, x_prev)

@@ -1,4 +1,4 @@
-"""Show-your-work twins, second half: how pictures and texts become what the diffuser works with.
+"""Show-your-work twins of codes: CLIP's contexts, what focus does to them, Optimus' latent.
 
 See `analysis.inside.walkthrough`, which has all twins under one name.
 """
@@ -8,42 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
-from analysis.modes.focus import RELEASED, Bands, focus
+from analysis.inside.twins import Twin, agree
+from analysis.modes.focus import RELEASED, Bands, focus_tokens
 from lib.clip import preprocess_images
 from lib.model import VersatileDiffusion
 
 ENTRANCES = ("both", "prefix", "embedding", "neither")
 
-
-def agree(what: str, twin: Tensor, lib: Tensor, tolerance: float | None = None) -> None:
-    """AssertionError unless a twin has computed what the library does.
-
-    Args:
-        what: is compared, for the message.
-        twin, lib: of the same shape.
-        tolerance: largest difference, relative to lib's largest value; None chooses by lib's dtype.
-    """
-    if tolerance is None:
-        tolerance = 1e-4 if lib.dtype in (torch.float32, torch.float64) else 5e-2
-    if twin.shape != lib.shape:
-        raise AssertionError(f"{what}: {tuple(twin.shape)} here, {tuple(lib.shape)} in the library")
-    twin, lib = twin.detach().cpu().double(), lib.detach().cpu().double()
-    off, size = (x.abs().max().item() if x.numel() else 0.0 for x in (twin - lib, lib))
-    if not off <= tolerance * max(size, 1e-12):  # also true for NaN
-        raise AssertionError(f"{what}: off by {off:.3g} where values reach {size:.3g}")
-
-
 # ---------------------------------------------------------------------- contexts
 
 
 @dataclass(frozen=True, eq=False)
-class ContextEncoding:
+class ContextEncoding(Twin):
     """A context before and after its normalisation.
 
     Attributes:
@@ -62,6 +45,20 @@ class ContextEncoding:
     after: Tensor
     norms_before: Tensor
     norms_after: Tensor
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A line a sample."""
+        return [
+            {
+                "context": self.kind,
+                "tokens": norms.shape[0],
+                "width": self.after.shape[2],
+                "divided by": divisor,
+                "shortest": norms.min(),
+                "longest": norms.max(),
+            }
+            for divisor, norms in zip(self.divisor, self.norms_after, strict=True)
+        ]
 
 
 @torch.no_grad()
@@ -114,7 +111,7 @@ def context_encoding(
 
 
 @dataclass(frozen=True, eq=False)
-class FocusDecomposition:
+class FocusDecomposition(Twin):
     """What focus takes apart and how it puts it together again.
 
     Attributes:
@@ -126,7 +123,7 @@ class FocusDecomposition:
             (B, N, D); they sum to the tokens. Semantics (level < 1/2) weakens the first of them;
             style (> 1/2) weakens the last and drops the rest; the mean and what lies between stay.
         rescale: (B,) factor that brings back the standard deviation.
-        out: (B, N, D) what `focus` returns.
+        out: (B, N, D) what `focus_tokens` returns.
     """
 
     level: float
@@ -137,6 +134,17 @@ class FocusDecomposition:
     rescale: Tensor
     out: Tensor
 
+    def title(self) -> str:
+        """At which level."""
+        return f"focus {self.level:g}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A line a band, means over the batch."""
+        return [
+            {"components": name, "norm": band.flatten(1).norm(dim=1)}
+            for name, band in self.bands.items()
+        ]
+
 
 def focus_gain(level: float, count: int, bands: Bands = RELEASED) -> Tensor:
     """Gain of component i = 0 ... count - 1 at a focus level.
@@ -145,7 +153,7 @@ def focus_gain(level: float, count: int, bands: Bands = RELEASED) -> Tensor:
         l > 1/2:  y + (1 - y) (r - 1 - i) / (r - k),  y from k - r (l = 1) to 1 (l = 1/2)
 
     both cut to 0 ... 1, y exponential in l, and 0 from i = r on. c, k, r are content, style and
-    rank of the bands: 2, 5, 20 in the released code. Source: docstring of `analysis.modes.focus.focus`.
+    rank of the bands: 2, 5, 20 in the released code. Source: `analysis.modes.focus.focus_tokens`.
     """
     if level == 0.5:
         return torch.ones(count, dtype=torch.float64)
@@ -177,9 +185,9 @@ def focus_decomposition(
         parts: which components fade (`analysis.modes.focus.bands_of` a model).
 
     Raises:
-        AssertionError: `focus` gives something else.
+        AssertionError: `focus_tokens` gives something else.
     """
-    lib = focus(tokens, level, parts)
+    lib = focus_tokens(tokens, level, parts)
     x = tokens.cpu().double()
     mean = x.mean(dim=-1, keepdim=True)
     values, vectors = torch.linalg.eigh((x - mean) @ (x - mean).mT)
@@ -208,20 +216,33 @@ def focus_decomposition(
 
 
 @dataclass(frozen=True, eq=False)
-class OptimusEntrances:
+class OptimusEntrances(Twin):
     """GPT-2's predictions with the latent coming in by both, one or none of its entrances.
 
     Attributes:
+        texts: what was scored.
         ids: (B, L) tokens, <BOS> first.
         z: (B, latent), not scaled.
         logits: "both", "prefix" (only), "embedding" (only), "neither" -> (B, L, vocab).
         log_likelihood: the same names -> (B,) mean log p of the text's tokens after <BOS>.
     """
 
+    texts: list[str]
     ids: Tensor
     z: Tensor
     logits: dict[str, Tensor]
     log_likelihood: dict[str, Tensor]
+
+    def title(self) -> str:
+        """What the numbers are."""
+        return "mean log-likelihood of a token, by the latent's entrances"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A line a text."""
+        return [
+            {"text": text, **{name: values[k] for name, values in self.log_likelihood.items()}}
+            for k, text in enumerate(self.texts)
+        ]
 
 
 @torch.no_grad()
@@ -268,4 +289,4 @@ def optimus_entrances(
     for name, values in logits.items():
         log_p = values[:, :-1].cpu().double().log_softmax(-1).gather(-1, target[..., None])[..., 0]
         likelihood[name] = (log_p * counts).sum(dim=1) / counts.sum(dim=1)
-    return OptimusEntrances(ids, z, logits, likelihood)
+    return OptimusEntrances(list(texts), ids, z, logits, likelihood)

@@ -1,4 +1,4 @@
-"""Show-your-work twins of what contexts do: guidance, and attention-level mixing.
+"""Show-your-work twins of what contexts do: guidance, and mixing at every layer.
 
 See `analysis.inside.walkthrough`, which has all twins under one name.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from analysis.inside.walkthrough_codes import agree
+from analysis.inside.twins import Twin, agree
 from lib.guidance import guided
 from lib.model import Context, Mix, VersatileDiffusion
 from lib.sampler import Eps, Step, ddim
@@ -21,7 +22,7 @@ from lib.sampler import Eps, Step, ddim
 
 
 @dataclass(frozen=True, eq=False)
-class Guidance:
+class Guidance(Twin):
     """Noise predictions as vectors, (S, B) each: a row a step, noisiest first.
 
     Attributes:
@@ -43,6 +44,14 @@ class Guidance:
     angle: Tensor
     turn: Tensor
     steps: list[Step]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A line a step, means over the batch."""
+        names = ("cond", "null", "difference", "guided", "angle", "turn")
+        return [
+            {"t": t, **{name: getattr(self, name)[i] for name in names}}
+            for i, t in enumerate(self.t)
+        ]
 
 
 @torch.no_grad()
@@ -74,7 +83,7 @@ def guidance_vectors(
     """
     if scale in (0, 1):
         raise ValueError(f"scale is {scale}: with 0 or 1 there is one branch and nothing to see.")
-    timesteps = timesteps or vd.schedule.ddim_timesteps(vd.spec.steps)
+    timesteps = timesteps or vd.schedule.timesteps(vd.spec.steps)
     against = nulls or [vd.null_context(c.kind, data, len(c)) for c, _ in contexts]
     weighted = [(null, weight) for null, (_, weight) in zip(against, contexts, strict=True)]
     said: dict[str, Tensor] = {}
@@ -135,10 +144,37 @@ class MixedLayer:
     cosine: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Mixing(Twin):
+    """What K contexts do at all context layers.
+
+    Attributes:
+        layers: in running order.
+        kinds: "image" or "text" of each context.
+        eps: the prediction, like x.
+    """
+
+    layers: list[MixedLayer]
+    kinds: list[str]
+    eps: Tensor
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A line a layer, means over the batch; the cosine is that of the first two contexts."""
+        return [
+            {
+                "layer": m.layer,
+                "level": m.level,
+                "norm of the map": m.map_norm,
+                **{f"change by {kind} {k}": m.change_norms[k] for k, kind in enumerate(self.kinds)},
+                "mixed change": m.mixed_norm,
+                **({"cosine": m.cosine[0, 1]} if len(self.kinds) > 1 else {}),
+            }
+            for m in self.layers
+        ]
+
+
 @torch.no_grad()
-def mixing_layer_by_layer(
-    vd: VersatileDiffusion, x: Tensor, t: int, contexts: Mix
-) -> tuple[list[MixedLayer], Tensor]:
+def mixing_layer_by_layer(vd: VersatileDiffusion, x: Tensor, t: int, contexts: Mix) -> Mixing:
     """Run the plan by hand and look at every context layer.
 
         h + sum_k w_k (layer_k(h, c_k) - h)  =  sum_k w_k layer_k(h, c_k),   sum_k w_k = 1
@@ -150,9 +186,6 @@ def mixing_layer_by_layer(
         x: (B, C, h, w) or (B, D) noisy latent.
         t: its timestep.
         contexts: what conditions, with weights.
-
-    Returns:
-        One `MixedLayer` a context layer, in running order; and eps, like x.
 
     Raises:
         ValueError: as `vd.eps`.
@@ -192,4 +225,4 @@ def mixing_layer_by_layer(
             )
             h = h + mixed
     agree("eps under mixed contexts", h.to(x.dtype), lib)
-    return layers, h.to(x.dtype)
+    return Mixing(layers, [context.kind for context, _ in contexts], h.to(x.dtype))

@@ -1,0 +1,1 @@
+"""Distances, scores, intervals, and the networks of others that features come from."""

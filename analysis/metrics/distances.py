@@ -218,7 +218,7 @@ def as_matrix(features: Features, width: int | None = None) -> np.ndarray:
 
     Args:
         features: (B, D).
-        width: the D that is expected, if there is such a one.
+        width: the D that is expected; None for any.
 
     Raises:
         ValueError: another shape, or values that are not finite.

@@ -152,8 +152,8 @@ def open_clip(where: str, device: str | torch.device = "cpu") -> FeatureModel:
         return model.encode_image(pixels.to(device)).float()
 
     @torch.no_grad()
-    def texts(given: Sequence[str]) -> Tensor:
-        return model.encode_text(tokenizer(list(given)).to(device)).float()
+    def texts(captions: Sequence[str]) -> Tensor:
+        return model.encode_text(tokenizer(list(captions)).to(device)).float()
 
     return FeatureModel(
         f"OpenCLIP {shown}", images, texts, fingerprint(model), _steps(transform.transforms)
@@ -253,4 +253,6 @@ def _loaded(spec: str, read: Callable[[], Any]) -> Any:
 
 def _steps(transforms: Sequence[Any]) -> str:
     """The steps of a torchvision preprocessing in one line."""
-    return ", ".join(" ".join(str(one).split()) for one in transforms if isinstance(one, nn.Module))
+    return ", ".join(
+        " ".join(str(step).split()) for step in transforms if isinstance(step, nn.Module)
+    )

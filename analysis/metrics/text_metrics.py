@@ -43,7 +43,7 @@ def repeats(text: str, longest: int = 4) -> bool:
     )
 
 
-def caption_statistics(texts: Sequence[str], orders: Sequence[int] = (1, 2)) -> dict[str, Estimate]:
+def caption_statistics(texts: Sequence[str]) -> dict[str, Estimate]:
     """What captions look like by themselves.
 
     - length: mean number of words;
@@ -54,14 +54,13 @@ def caption_statistics(texts: Sequence[str], orders: Sequence[int] = (1, 2)) -> 
 
     Args:
         texts: captions; of none, all values are None.
-        orders: n of distinct-n.
     """
     tokens = [words(text) for text in texts]
     result = {
         "length": mean([len(row) for row in tokens], "words"),
         "repetition": share(repeats(text) for text in texts),
     }
-    for n in orders:
+    for n in (1, 2):
         result[f"distinct-{n}"] = _variety(
             Counter(gram for row in tokens for gram in ngrams(row, n).elements())
         )

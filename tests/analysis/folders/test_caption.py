@@ -286,6 +286,16 @@ def test_one_caption_that_cannot_be_written_does_not_stop_the_others(
     assert (done.new, list(done.broken), len(texts(out))) == (0, ["bad.png"], 6)
 
 
+def test_a_name_that_is_too_long_for_a_sidecar_stops_nothing(vd, photos, tmp_path):
+    for ending in ("png", "jpg"):
+        drawing(11).save(photos / f"{'n' * 251}.{ending}")
+    done = caption_folder(vd, photos, tmp_path / "out", **HOW)
+    assert len(texts(tmp_path / "out")) == 6
+    assert {why for name, why in done.broken.items() if name.startswith("n")} == {
+        "its caption could not be written (File name too long)"
+    }
+
+
 def test_journals_of_other_versions_are_passed_over(vd, photos, tmp_path, caplog):
     out = tmp_path / "out"
     first = caption_folder(vd, photos, out, **HOW)

@@ -17,15 +17,12 @@ from PIL import Image
 from analysis.folders.search import find, update_index
 from analysis.inside.heatmaps import heat_maps, token_indices
 from analysis.inside.trace import trace
-from analysis.modes.applications import Options
+from analysis.modes import blend, dual_guided, edit, latent_edit, text_to_image
 from analysis.modes.color import match_color, match_mean_std
-from analysis.modes.edit import edit_job, latent_edit_job, without
-from analysis.modes.flows import flow_job
-from analysis.modes.focus import bands_of, focus, focus_context
+from analysis.modes.edit import without
+from analysis.modes.focus import bands_of, focus_context, focus_tokens
 from analysis.modes.interpolate import slerp
-from analysis.modes.mix import blend_job, dual_job
-from analysis.modes.sampling import denoise
-from analysis.modes.settings import Sampling
+from analysis.modes.sampling import Conditions, Sampling, denoise
 from lib import unet
 from lib.clip import preprocess_images
 from lib.model import VersatileDiffusion
@@ -33,7 +30,7 @@ from lib.noise import SampleNoise
 from lib.sampler import ddim, ddim_inversion
 from tests.conftest import drawing
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "run_inference_analyse.ipynb"
+NOTEBOOK = Path(__file__).resolve().parents[3] / "run_inference_analyse.ipynb"
 TEXTS = ["a large red circle", "a tiny green star on gray"]
 T, S = 601, 401
 """A timestep, and the one that a step leads to."""
@@ -90,7 +87,7 @@ def test_guidance(vd, x, text):
 )
 def test_a_negative_prompt_is_what_guidance_leads_away_from(vd, text):
     how = {"seed": 4, "steps": 1, "scale": 3.0}
-    (step,) = flow_job(vd, "t2i", TEXTS[0], negative_prompt=TEXTS[1], **how).steps()
+    (step,) = text_to_image.job(vd, TEXTS[0], negative_prompt=TEXTS[1], **how).steps()
     noise = SampleNoise([4]).normal(vd.latent_shape("image"))
     negative = vd.text_context(TEXTS[1:])
     eps = [vd.eps(noise, step.t, [(c, 1.0)]) for c in (text, negative)]
@@ -117,14 +114,14 @@ def test_a_step(vd, x):
 def test_fidelity(vd, text, fidelity, k):
     how = Sampling(steps=10, scale=1.0, fidelity=fidelity)
     timesteps = how.timesteps(vd.schedule)
-    assert timesteps == vd.schedule.ddim_timesteps(10)[:k]
+    assert timesteps == vd.schedule.timesteps(10)[:k]
     if 0 < k < 10:
         shape = vd.latent_shape("image")
         x_0, eps = randn(1, *shape, seed=5), SampleNoise([4]).normal(shape)
         a = vd.schedule.alpha_bar[timesteps[-1]]
         start = a.sqrt() * x_0 + (1 - a).sqrt() * eps
-        condition = ([(text, 1.0)], None)
-        step = next(denoise(vd, "image", condition, SampleNoise([4]), how, start=x_0))
+        conditions = Conditions([(text, 1.0)])
+        step = next(denoise(vd, "image", conditions, SampleNoise([4]), how, start=x_0))
         assert close((a.sqrt() * step.x0 + (1 - a).sqrt() * step.eps), start)
 
 
@@ -175,7 +172,7 @@ def test_focus(level, bands):
         if level > 0.5 and i >= k:
             gain = max(0, y + (1 - y) * (n - 1 - i) / (n - k)) if i < n else 0.0
         total += gain * s[i] * np.outer(u[:, i], v[i])
-    made = focus(torch.from_numpy(X)[None].float(), level, bands)[0].numpy()
+    made = focus_tokens(torch.from_numpy(X)[None].float(), level, bands)[0].numpy()
     r = X.std() / (mu + total).std()
     np.testing.assert_allclose(made, r * (mu + total), atol=2e-5)
     assert made.std() == pytest.approx(X.std(), rel=1e-5)
@@ -188,9 +185,11 @@ def test_focus(level, bands):
 )
 def test_dual_guidance(vd, text, picture):
     w, h = 0.3, randn(1, vd.spec.unet.model_channels, 8, 8)
-    job = dual_job(vd, "dual", picture, text, [w], 4.0, 2.0, Options(seed=0)).jobs[0]
-    assert job.how.scale == pytest.approx(0.3 * 4 + 0.7 * 2)
-    contexts = job.condition([0])[0]
+    job = dual_guided.job(
+        vd, image_context=picture, text_context=text, strength=w, scale_text=4, scale_image=2
+    )  # fmt: skip
+    assert job.how[0].scale == pytest.approx(0.3 * 4 + 0.7 * 2)
+    contexts = job.condition(job.samples).contexts
     columns = [
         (vd.component(f"{context.kind}_context"), context.tokens, weight)
         for context, weight in contexts
@@ -203,8 +202,8 @@ def test_dual_guidance(vd, text, picture):
 @states(r"c = \bigl[\,w_1\,F_{\ell_1}(c_1),\ w_2\,F_{\ell_2}(c_2),\ \dots\bigr]")
 def test_blend(vd):
     given, weights, levels = [drawing(1), drawing(2)], [1.0, 0.4], [0.2, 0.8]
-    job = blend_job(vd, given, None, weights, levels, None, 0.0, (None, None), Options(seed=0))
-    ((context, _),) = job.condition([0])[0]
+    job = blend.job(vd, given, weights=weights, focus=levels)
+    ((context, _),) = job.condition(job.samples).contexts
     parts = [
         w * focus_context(vd.image_context([image]).tokens, level)
         for image, w, level in zip(given, weights, levels, strict=True)
@@ -238,18 +237,17 @@ def test_inversion_solves_its_equation(vd, x):
 )
 def test_edit_leads_from_source_to_target_inside_the_mask(vd, x):
     mask = (torch.arange(16) < 8).float().expand(16, 16)
-    options = Options(steps=4, scale=2.5)
-    job = edit_job(vd, drawing(1), *TEXTS, mask, 0, 0.0, 2, options)
-    made = job.condition([0])
+    job = edit.job(vd, drawing(1), *TEXTS, mask=mask, iterations=2, steps=4, scale=2.5)
+    made = job.condition(job.samples)
     source, target = (vd.text_context([one]) for one in TEXTS)
     start = vd.encode_image([drawing(1)])
-    timesteps = vd.schedule.ddim_timesteps(4)
+    timesteps = vd.schedule.timesteps(4)
     plain = vd.guided([(source, 1.0)], "image", 1.0)
     path = {s.t: s.eps for s in ddim_inversion(plain, start, vd.schedule, timesteps, 2)}
     t = timesteps[2]
     before, after = (vd.eps(x, t, [(c, 1.0)]) for c in (source, target))
     hat = before + 2.5 * (after - before)
-    eps = vd.guided(made.contexts, "image", job.how.scale, made.nulls)
+    eps = vd.guided(made.contexts, "image", job.how[0].scale, made.nulls)
     assert close(eps(x, t), hat)
     m = torch.zeros(1, 1, 8, 8)
     m[..., :4] = 1
@@ -268,10 +266,10 @@ def test_latent_edit(vd, monkeypatch):
         "decode_text",
         lambda self, z, **how: read.append(z) or decode(self, z, **how),
     )
-    options = Options(seed=3, steps=2)
-    latent_edit_job(
-        vd, drawing(1), "red", "a star", 0.5, 3, (None, None), options
-    ).condition([0])  # fmt: skip
+    job = latent_edit.job(
+        vd, drawing(1), "red", "a star", strength=0.5, rank=3, seed=3, steps=2
+    )  # fmt: skip
+    job.condition(job.samples)
     z, edited = read
     remove, add = vd.encode_text(["red"]), vd.encode_text(["a star"])
     u = remove / remove.norm()

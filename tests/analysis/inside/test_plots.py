@@ -11,6 +11,7 @@ from PIL import Image
 from analysis.inside import plots
 from analysis.inside.readability import Readability, attribute_readability
 from analysis.inside.trace import trace
+from analysis.inside.twins import count_text
 from analysis.inside.walkthrough import (
     focus_decomposition,
     guidance_vectors,
@@ -86,7 +87,7 @@ def test_figures_touch_nothing_global_and_show_themselves(vd):
     before = dict(matplotlib.rcParams)
     figure = plots.noise_schedule(schedule_table(vd, 5))
     assert dict(matplotlib.rcParams) == before
-    assert isinstance(figure, Chart) and figure._repr_png_().startswith(b"\x89PNG")
+    assert isinstance(figure, Chart) and "<img" in figure._repr_html_()
 
 
 def test_every_series_differs_in_colour_marker_and_line():
@@ -105,16 +106,11 @@ def test_four_flows_has_every_count(vd):
     shown = [text.get_text() for text in axes.texts]
     for flow in FLOWS:
         plan = plan_of(vd, flow)
-        assert f"{flow}  {plots.count_text(plan.total)}" in shown
+        assert f"{flow}  {count_text(plan.total)}" in shown
         for name, count in plan.parameters.items():
             words = name.replace("_", " ").replace("time embed", "time embedding, shared")
-            assert f"{words}\n{plots.count_text(count)}" in shown
+            assert f"{words}\n{count_text(count)}" in shown
     assert sum(getattr(text, "arrow_patch", None) is not None for text in axes.texts) == 4
-
-
-def test_counts_read_well():
-    given = (999, 1000, 267_200_000, 1_030_000_000)
-    assert [plots.count_text(n) for n in given] == ["999", "1.0 K", "267.2 M", "1.03 B"]
 
 
 def test_noise_schedule_shows_the_table(vd):
@@ -187,7 +183,7 @@ def test_attention_heatmaps_lie_over_the_picture():
         assert axes.get_title().startswith(word)
         assert np.array_equal(overlay.get_array(), values.numpy())
         assert overlay.get_extent() == [0, 30, 20, 0]
-    figure._repr_png_()
+    figure._repr_html_()
     with pytest.raises(ValueError, match="at least one word"):
         plots.attention_heatmaps(picture, {})
 
@@ -219,7 +215,7 @@ def test_activations_have_a_row_a_block_and_a_column_a_step(vd):
     assert [a.t for a in last] == [900, 400, 1]
     assert np.allclose(sizes[2], [np.hypot(a.mean, a.std) for a in last])
     assert len(layers.images[0].get_array()) == len(vd.component("text_context").context_blocks)
-    figure._repr_png_()
+    figure._repr_html_()
     with pytest.raises(ValueError, match="branch 'other'"):
         plots.activations_over_time(recording, "other")
 

@@ -5,6 +5,7 @@ import torch
 
 from analysis.inside.heatmaps import heat_maps, token_indices, token_map
 from analysis.inside.trace import attention_weights, trace
+from lib.checkpoints import load
 from lib.model import Context
 from lib.noise import SampleNoise
 from lib.ops import attention
@@ -37,6 +38,17 @@ def test_outputs_are_the_same_and_hooks_go(vd):
         traced = generate(vd)
     assert torch.equal(plain, traced)
     assert hooks_of(vd) == before
+
+
+def test_columns_that_are_read_later_are_recorded_too(model_folder):
+    lazy = load(model_folder)
+    with trace(lazy, branches=["cond"]) as t:
+        generate(lazy, scale=1.0, steps=1)
+    assert "text_data" not in lazy.loaded, "what does not run is not read"
+    blocks = [s for s in lazy.plan if s.op not in ("save", "load")]
+    assert len(t.activations) == len(blocks)
+    assert len(t.maps) == sum(s.op == "context" for s in blocks)
+    assert hooks_of(lazy) == 0
 
 
 def test_hooks_go_after_an_exception_too(vd):

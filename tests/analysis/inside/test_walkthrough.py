@@ -1,6 +1,7 @@
 """Twins agree with the library on a random model, notice when it changes, and show the truth."""
 
 import math
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch
 import analysis.inside.walkthrough as walkthrough
 import analysis.inside.walkthrough_codes as codes
 import analysis.inside.walkthrough_contexts as contexts_twins
-from analysis.modes.focus import Bands, focus
+from analysis.inside.twins import agree, count_text
+from analysis.modes.focus import Bands, focus_tokens
 from lib.config import FLOWS
 from lib.model import Context, VersatileDiffusion
 from lib.noise import SampleNoise
@@ -38,13 +40,14 @@ def test_plan_counts_every_parameter_once(vd, flow):
     data, context = FLOWS[flow]
     modules = [vd.time_embed, vd.component(f"{data}_data"), vd.component(f"{context}_context")]
     assert plan.total == sum(p.numel() for m in modules for p in m.parameters())
-    assert plan.rows[0].op == "time" and plan.rows[0].flows == tuple(FLOWS)
-    assert [r.op for r in plan.rows[1:]] == [s.op for s in vd.plan]
-    for row in plan.rows:
-        assert (row.component is None) == (row.parameters == 0) == (row.op in ("save", "load"))
+    assert plan.steps[0].step.op == "time" and plan.steps[0].flows == tuple(FLOWS)
+    assert [row.step for row in plan.steps[1:]] == list(vd.plan)
+    for row in plan.steps:
+        skips = row.step.op in ("save", "load")
+        assert (row.component is None) == (row.parameters == 0) == skips
         if row.component == f"{data}_data":
             assert set(row.flows) == {f for f, kinds in FLOWS.items() if kinds[0] == data}
-        if row.op == "context":
+        if row.step.op == "context":
             assert set(row.flows) == {f for f, kinds in FLOWS.items() if kinds[1] == context}
     assert not any(m._forward_hooks for m in vd.modules())
 
@@ -78,6 +81,7 @@ def test_schedule_table(vd, steps):
     assert table.beta[0] == pytest.approx(8.5e-4) and table.beta[-1] == pytest.approx(1.2e-2)
     if steps == 50:
         assert table.timesteps == list(range(1, 1000, 20))
+    assert table.timesteps == vd.schedule.timesteps(steps or vd.spec.steps)
 
 
 def test_schedule_table_notices_other_betas(vd, monkeypatch):
@@ -152,8 +156,9 @@ def test_guidance_vectors_notice_another_formula(vd, text, monkeypatch):
 def test_mixing_layer_by_layer(vd, picture, text, data):
     x = SampleNoise([1, 2]).normal(vd.latent_shape(data))
     mix = [(text, 1.0), (picture, 3.0)]
-    layers, eps = walkthrough.mixing_layer_by_layer(vd, x, 300, mix)
-    assert torch.allclose(eps, vd.eps(x, 300, mix), atol=1e-4)
+    mixing = walkthrough.mixing_layer_by_layer(vd, x, 300, mix)
+    layers = mixing.layers
+    assert torch.allclose(mixing.eps, vd.eps(x, 300, mix), atol=1e-4)
     assert [(m.layer, m.level) for m in layers] == [
         (s.index, s.level) for s in vd.plan if s.op == "context"
     ]
@@ -220,7 +225,9 @@ def test_focus_decomposition(level, shape, bands):
     assert torch.allclose(shown.spectrum, expected, atol=1e-5)
     assert torch.allclose(shown.share.sum(-1), torch.ones(shape[0], dtype=torch.float64))
     assert torch.allclose(sum(shown.bands.values()).float(), tokens, atol=1e-5)
-    assert torch.allclose(shown.out.float(), focus(tokens, level, bands), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(
+        shown.out.float(), focus_tokens(tokens, level, bands), rtol=1e-3, atol=1e-3
+    )
     if bands == Bands():
         assert list(shown.bands) == ["mean", "0-1", "2-4", "5-19", "rest"]
     if level == 0.5:
@@ -239,7 +246,11 @@ def test_focus_gains_at_the_ends():
 
 def test_focus_decomposition_notices_another_focus(monkeypatch):
     tokens = torch.randn(1, 12, 16)
-    monkeypatch.setattr(codes, "focus", lambda tokens, level, bands: focus(tokens, 0.1, bands))
+
+    def otherwise(tokens, level, bands):
+        return focus_tokens(tokens, 0.1, bands)
+
+    monkeypatch.setattr(codes, "focus_tokens", otherwise)
     with pytest.raises(AssertionError, match="focus"):
         walkthrough.focus_decomposition(tokens, 0.8)
 
@@ -268,7 +279,61 @@ def test_optimus_notices_another_decoder(vd, monkeypatch):
 
 def test_agree_says_what_differs():
     one = torch.ones(2, 2)
-    codes.agree("it", one, one + 1e-6)
+    agree("it", one, one + 1e-6)
     for other in (one + 1e-3, one * float("nan"), torch.ones(2)):
         with pytest.raises(AssertionError, match="it: "):
-            codes.agree("it", one, other)
+            agree("it", one, other)
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def cells(twin):
+    """The table that a notebook shows of a twin, as rows of texts."""
+    table = ElementTree.fromstring(twin._repr_html_())
+    return [[cell.text or "" for cell in row] for row in table.iter("tr")]
+
+
+def test_twins_show_themselves_as_tables(vd, picture, text):
+    plan = walkthrough.plan_of(vd, "t2i")
+    head, first, *others = cells(plan)
+    assert head == ["step", "weights of", "level", "width", "parameters", "used by"]
+    count = sum(p.numel() for p in vd.time_embed.parameters())
+    width = vd.spec.unet.model_channels
+    assert first == ["time", "time_embed", "", f"{width} > {4 * width}", count_text(count),
+                     " ".join(FLOWS)]  # fmt: skip
+    assert [row[0] for row in others] == [step.op for step in vd.plan]
+    assert "shared by all flows" in plan._repr_html_()
+
+    table = walkthrough.schedule_table(vd, 5)
+    assert [row[0] for row in cells(table)[1:]] == ["801", "601", "401", "201", "1"]
+    assert float(cells(table)[1][2]) == pytest.approx(vd.schedule.alpha_bar[801].item(), rel=1e-3)
+
+    x = SampleNoise([1, 2]).normal(vd.latent_shape("image"))
+    step = walkthrough.ddim_step(vd, x, 2 * x, [1, 501])
+    lengths = {name: float(value) for name, value in cells(step)[1:]}
+    assert lengths["eps"] == pytest.approx(2 * lengths["x_t"], rel=1e-3)
+    assert lengths["sigma z"] == 0 and "t = 501" in step._repr_html_()
+
+    shown = walkthrough.guidance_vectors(vd, [(text, 1.0)], "image", 3.0, x, [1, 400, 900])
+    assert [row[0] for row in cells(shown)[1:]] == ["900", "400", "1"]
+    assert float(cells(shown)[1][1]) == pytest.approx(shown.cond[0].mean().item(), rel=1e-3)
+
+    mixing = walkthrough.mixing_layer_by_layer(vd, x, 300, [(text, 1.0), (picture, 3.0)])
+    head, *rows = cells(mixing)
+    assert head[3:5] == ["change by text 0", "change by image 1"]
+    assert len(rows) == len(mixing.layers)
+
+    head, *rows = cells(walkthrough.context_encoding(vd, texts=TEXTS))
+    assert [row[0] for row in rows] == ["text", "text"] and head[3] == "divided by"
+    bands = cells(walkthrough.focus_decomposition(torch.randn(1, 40, 24), 0.25))
+    assert [row[0] for row in bands[1:]] == ["mean", "0-1", "2-4", "5-19", "rest"]
+    shown = walkthrough.optimus_entrances(vd, ["a <b> & c", TEXTS[0]])
+    head, first, _ = cells(shown)
+    assert head == ["text", "both", "prefix", "embedding", "neither"] and first[0] == "a <b> & c"
+    assert float(first[1]) == pytest.approx(shown.log_likelihood["both"][0].item(), rel=1e-3)
+
+
+def test_counts_read_well():
+    numbers = (999, 1000, 267_200_000, 1_030_000_000)
+    assert [count_text(n) for n in numbers] == ["999", "1.0 K", "267.2 M", "1.03 B"]
