@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SMALL = 10_000
+"""Tokens up to which a vocabulary is one of a small world, in which every word is one token."""
 PAD, BOS, EOS = "<PAD>", "<BOS>", "<EOS>"
 HUB = {"clip": "openai/clip-vit-large-patch14", "bert": "bert-base-cased", "gpt2": "gpt2"}
 FILES = {
@@ -127,11 +130,29 @@ class Tokenizers:
         limit = self.clip_positions
         for text, row in zip(texts, rows, strict=True):
             if len(row) > limit:
+                over = self.clip.decode(row[limit - 1 : -1]).strip()
                 raise ValueError(
                     f"The prompt {text[:60]!r}... has {len(row)} tokens with its start and end, "
-                    f"the limit is {limit}: shorten it by {len(row) - limit} or more."
+                    f"the limit is {limit}: shorten it by {len(row) - limit} or more; over the "
+                    f"limit is {over[:80]!r}."
                 )
         return _padded(rows, self.clip.pad_token_id, limit)
+
+    @cached_property
+    def known_words(self) -> frozenset[str]:
+        """The words of a small world, all of them in its vocabulary; none of an official one."""
+        if len(self.bert) > SMALL:
+            return frozenset()
+        return frozenset(
+            w for w in self.bert.get_vocab() if w.isalpha() and (len(w) > 1 or w == "a")
+        )
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of a text that a model of a small world has never read, in order."""
+        if not self.known_words:
+            return []
+        words = dict.fromkeys(re.findall(r"[^\W\d_]{2,}", text.lower()))
+        return [word for word in words if word not in self.known_words]
 
     def bert_ids(self, texts: Sequence[str]) -> Tensor:
         """Texts -> (B, L) long: lower-cased, [CLS] at most `max_input` word pieces [SEP], 0s.

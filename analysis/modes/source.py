@@ -5,6 +5,7 @@ Everything is checked when it is given; pictures are opened and encoded when a b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from lib.checks import listed, texts
 from lib.fingerprints import tensor_digest
 from lib.images import fit
 from lib.model import Context, VersatileDiffusion
+
+log = logging.getLogger(__name__)
 
 Texts = str | Sequence[str]
 Pictures = str | Path | Image.Image | Sequence[str | Path | Image.Image] | Tensor
@@ -327,9 +330,22 @@ def paired(*sources: Source | None) -> int:
 
 
 def check_prompts(vd: VersatileDiffusion, prompts: Sequence[str]) -> None:
-    """ValueError that names the text that is longer than the encoder reads, if there is one."""
-    if prompts and vd.tokenizers is not None:
-        vd.tokenizers.clip_ids(list(prompts))
+    """ValueError that names the text that is longer than the encoder reads, if there is one.
+
+    Words that a model of a small world has never read are named in a warning: it draws something
+    nevertheless, and nothing of them.
+    """
+    if not prompts or vd.tokenizers is None:
+        return
+    vd.tokenizers.clip_ids(list(prompts))
+    for prompt in prompts:
+        unknown = vd.tokenizers.unknown_words(prompt)
+        if unknown:
+            known = sorted(vd.tokenizers.known_words)
+            more = [f"and {len(known) - 100} more"] if len(known) > 100 else []
+            words = ", ".join([*known[:100], *more])
+            name, new = vd.spec.name, ", ".join(unknown)
+            log.warning("%s has never read %s: it knows the words %s.", name, new, words)
 
 
 def blank(text: Any) -> bool:
