@@ -1,0 +1,116 @@
+"""Versatile Diffusion asked questions: everything that a notebook needs, under one name.
+
+>>> from analysis import load, text_to_image, save, show
+>>> vd = load("vd-mini")
+>>> pictures = text_to_image(vd, "a large red circle on a white background", n=4, seed=20)
+>>> save(pictures)                       # output/t2i/0001_..., each with its record
+>>> show(pictures)
+
+A name is imported when it is first used: `import analysis` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.folders.caption import caption_folder
+    from analysis.folders.search import as_result, find, update_index
+    from analysis.inside import plots, walkthrough
+    from analysis.inside.heatmaps import heat_maps
+    from analysis.inside.readability import attribute_readability
+    from analysis.inside.trace import trace
+    from analysis.modes import (
+        MODES,
+        blend,
+        describe,
+        dual_guided,
+        edit,
+        encode,
+        focus,
+        image_to_text,
+        image_variation,
+        interpolate,
+        latent_edit,
+        text_to_image,
+        text_variation,
+    )
+    from analysis.modes.batch import make
+    from analysis.results import Result, read, save
+    from analysis.results.figures import save_figure
+    from analysis.results.films import save_film
+    from analysis.results.show import show
+    from analysis.widgets import playground
+    from data.pictures import open_picture
+    from lib.checkpoints import load
+
+_ROOMS = {
+    "lib.checkpoints": "load",
+    "data.pictures": "open_picture",
+    "analysis.modes": (
+        "MODES text_to_image image_variation image_to_text text_variation dual_guided describe "
+        "focus blend interpolate edit latent_edit encode"
+    ),
+    "analysis.modes.batch": "make",
+    "analysis.results": "Result read save",
+    "analysis.results.show": "show",
+    "analysis.results.figures": "save_figure",
+    "analysis.results.films": "save_film",
+    "analysis.inside": "plots walkthrough",
+    "analysis.inside.trace": "trace",
+    "analysis.inside.heatmaps": "heat_maps",
+    "analysis.inside.readability": "attribute_readability",
+    "analysis.folders.caption": "caption_folder",
+    "analysis.folders.search": "update_index find as_result",
+    "analysis.widgets": "playground",
+}
+"""Module -> names of it that are public here."""
+
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+__all__ = [  # noqa: RUF022  in the order in which one meets them
+    "load",
+    "open_picture",
+    "MODES",
+    "text_to_image",
+    "image_variation",
+    "image_to_text",
+    "text_variation",
+    "dual_guided",
+    "describe",
+    "focus",
+    "blend",
+    "interpolate",
+    "edit",
+    "latent_edit",
+    "encode",
+    "make",
+    "Result",
+    "read",
+    "save",
+    "show",
+    "save_figure",
+    "save_film",
+    "plots",
+    "walkthrough",
+    "trace",
+    "heat_maps",
+    "attribute_readability",
+    "caption_folder",
+    "update_index",
+    "find",
+    "as_result",
+    "playground",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"analysis has no {name!r}: choose from {', '.join(__all__)}.")
+    room = import_module(_ROOM_OF[name])
+    value = getattr(room, name, None)  # a module of a room is no attribute before it is imported
+    globals()[name] = import_module(f"{room.__name__}.{name}") if value is None else value
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -303,7 +303,7 @@ def test_result_shows_itself(tmp_path):
     alt, data = re.fullmatch(html, result._repr_html_()).groups()
     assert alt == "Result(t2i: 6 pictures, seeds 20, 21, 22, 23, ...: a red circle)"
     with Image.open(io.BytesIO(base64.b64decode(data))) as shown:
-        assert shown.tobytes() == result.sheet().tobytes()
+        assert shown.convert("RGB").tobytes() == result.sheet().tobytes()
     assert "<script>" not in pictures(prompt='"><script>')._repr_html_()
     assert len(result[4]) == 1
     assert result[4].record_of(0) == result.record_of(4)
