@@ -36,7 +36,7 @@ evaluate: $(READY)
 		--sweep-scale 1,1.5,2,3,5 --sweep-fidelity 0,0.25,0.5,0.75 \
 		--search-n 1000 --caption-n 500 | tee /dev/stderr | grep 'report.json$$') && \
 	effects=$$($(MEASURE) --n 100 --suite applications | tee /dev/stderr | grep 'report.json$$') && \
-	$(BIN)/python -m analysis.measure.publish $$flows $$effects
+	$(BIN)/python -m analysis publish $$flows $$effects
 
 # the notebook as it is committed, with its outputs, and the figures that the README shows of it
 SHOWN := four-flows readability guidance-over-time

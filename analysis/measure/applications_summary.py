@@ -1,8 +1,9 @@
-"""The suite `applications`, second half: from rows to effects, and whether they are as they should.
+"""The suite `applications`, summed up: from rows to effects, and whether they are as claimed.
 
-Pure functions of rows (`analysis.measure.applications_tasks` makes them); leaves are `Estimate`s. Inputs
-are the independent observations: what one input shows at the values of a strip, and in its several
-attributes, becomes one number an input before any interval is taken.
+Pure functions of rows (`analysis.measure.applications` makes them): each returns its section of the
+report, and the criteria. Inputs are the independent observations: what one input shows at the
+values of a strip, and in its several attributes, becomes one number an input before any interval is
+taken.
 
 Of anything that is slid, y_i(v) being the share of input i's attributes that are so at value v:
 
@@ -22,32 +23,39 @@ passed: so few may all be alike, and an interval from them says little.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from analysis.measure.applications_tasks import EDITED, FIDELITIES, FRAMES, LEVELS, STRENGTHS
-from analysis.measure.rows import Row
-from analysis.metrics.accumulators import Mean, Proportion
-from analysis.metrics.statistics import Estimate, paired_difference
-from data.scenes.world import ATTRIBUTES
+from analysis.measure.numbers import Section, gain, share_of
+from analysis.measure.rows import Row, Rows
+from analysis.metrics.statistics import Estimate, mean, share
 
-Section = dict[str, Any]  # nested; leaves are Estimates
-
+FIDELITIES = LEVELS = STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+FRAMES = 5
+POSITIONS = tuple(k / (FRAMES - 1) for k in range(FRAMES))
+EDITED = ("background", "style", "size", "color", "shape")
+"""Kinds of attributes that an edit changes, each as often."""
 STYLE = ("background", "style")
 """What a scene looks like: of the whole picture, whatever it shows."""
 CONTENT = ("count", "relation", "size", "color", "shape")
 """What a scene shows."""
 KINDS = (*STYLE, *CONTENT)
-POSITIONS = tuple(k / (FRAMES - 1) for k in range(FRAMES))
 
 LEAST = 20  # inputs that can pass anything
 CHANGED, KEPT = 0.70, 0.80  # wanted of an edit
 HIDDEN = 0.05  # of masked things may still be seen
 INVERSION_ERROR = 0.10  # of the latents' norm
 SAME = 1 / 255  # mean difference of two pictures that are equal up to rounding
+
+_RELATIONS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "above": ("low", operator.gt),
+    "below": ("high", operator.lt),
+    "at least": ("low", operator.ge),
+    "at most": ("high", operator.le),
+    "not below": ("high", operator.ge),
+}
 
 
 @dataclass(frozen=True)
@@ -74,44 +82,38 @@ class Criterion:
         value = getattr(self.estimate, end)
         return value is not None and self.estimate.n >= LEAST and holds(value, self.bound)
 
-    def section(self) -> Section:
+    def section(self) -> Iterator[tuple[str, Section]]:
         """The number under its criterion and the verdict, as reports lay it out."""
         percent = self.estimate.kind == "share"
         bound = f"{100 * self.bound:g} %" if percent else f"{self.bound:.3g}"
-        wanted = f"{self.claim} (interval {self.relation} {bound})"
-        return {wanted: {"pass" if self.passed else "fail": self.estimate}}
+        verdict = {"pass" if self.passed else "fail": self.estimate}
+        yield f"{self.claim} (interval {self.relation} {bound})", verdict
 
 
-_RELATIONS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
-    "above": ("low", operator.gt),
-    "below": ("high", operator.lt),
-    "at least": ("low", operator.ge),
-    "at most": ("high", operator.le),
-    "not below": ("high", operator.ge),
-}
+Summary = tuple[Section, list[Criterion]]
 
 
 # ---------------------------------------------------------------------- sliders
 
 
-def fidelity(rows: Sequence[Row]) -> tuple[Section, list[Criterion]]:
+def fidelity(rows: Rows) -> Summary:
     """Whether more fidelity is less distance: in the mean, in ranks, and input by input."""
     y = np.array([row["distance"] for row in rows])
-    found: Section = {
+    section: Section = {
         "distance": followed(FIDELITIES, y, -1),
-        "rank_correlation": _mean(_rank_correlations(FIDELITIES, y)),
-        "inputs_in_order": _share(bool((np.diff(line) < 0).all()) for line in y),
+        "rank_correlation": mean(_rank_correlations(FIDELITIES, y)),
+        "inputs_in_order": share(bool((np.diff(line) < 0).all()) for line in y),
     }
-    return found, [
-        Criterion("distance falls: rank correlation", found["rank_correlation"], "below"),
-        Criterion("most inputs are in strict order", found["inputs_in_order"], "above", 0.5),
+    return section, [
+        Criterion("distance falls: rank correlation", section["rank_correlation"], "below"),
+        Criterion("most inputs are in strict order", section["inputs_in_order"], "above", 0.5),
     ]
 
 
-def focus(rows: Sequence[Row]) -> tuple[Section, list[Criterion]]:
+def focus(rows: Rows) -> Summary:
     """Share of the input's style and content that is kept, from content (0) to style (1)."""
     style, content = (kept(rows, "first", kinds) for kinds in (STYLE, CONTENT))
-    found: Section = {
+    section: Section = {
         "style_kept": followed(LEVELS, style, 1),
         "content_kept": followed(LEVELS, content, -1),
         "style_less_content": followed(LEVELS, style - content, 1),
@@ -120,20 +122,16 @@ def focus(rows: Sequence[Row]) -> tuple[Section, list[Criterion]]:
             for kind in KINDS
         },
     }
-    return found, [
-        Criterion("style is kept: slope", found["style_kept"]["slope"], "above"),
-        Criterion("style never falls: worst step", found["style_kept"]["worst_step"], "not below"),
-        Criterion("content is freed: slope", found["content_kept"]["slope"], "below"),
-        Criterion(
-            "content never returns: worst step", found["content_kept"]["worst_step"], "not below"
-        ),
-        Criterion("style gains on content: slope", found["style_less_content"]["slope"], "above"),
+    return section, [
+        *_monotone(section["style_kept"], "style is kept", "style never falls", "above"),
+        *_monotone(section["content_kept"], "content is freed", "content never returns", "below"),
+        Criterion("style gains on content: slope", section["style_less_content"]["slope"], "above"),
     ]
 
 
-def moved(rows: Sequence[Row], values: Sequence[float]) -> tuple[Section, list[Criterion]]:
+def moved(rows: Rows, values: Sequence[float]) -> Summary:
     """Share of attributes that are those of the first and of the second scene, along a strip."""
-    found: Section = {
+    section: Section = {
         "of_second": followed(values, kept(rows, "second", KINDS), 1),
         "of_first": followed(values, kept(rows, "first", KINDS), -1),
         "attributes": {
@@ -145,35 +143,33 @@ def moved(rows: Sequence[Row], values: Sequence[float]) -> tuple[Section, list[C
             if kind != "count"  # the one thing that both scenes share
         },
     }
-    return found, [
-        Criterion("the second comes: slope", found["of_second"]["slope"], "above"),
-        Criterion("it never leaves: worst step", found["of_second"]["worst_step"], "not below"),
-        Criterion("the first goes: slope", found["of_first"]["slope"], "below"),
-        Criterion("it never returns: worst step", found["of_first"]["worst_step"], "not below"),
+    return section, [
+        *_monotone(section["of_second"], "the second comes", "it never leaves", "above"),
+        *_monotone(section["of_first"], "the first goes", "it never returns", "below"),
     ]
 
 
-def dual(rows: Sequence[Row]) -> tuple[Section, list[Criterion]]:
+def dual(rows: Rows) -> Summary:
     """From the picture's scene (first) to the text's (second), over the text's strength."""
     return moved(rows, STRENGTHS)
 
 
-def describe(rows: Sequence[Row]) -> tuple[Section, list[Criterion]]:
+def describe(rows: Rows) -> Summary:
     """As `dual`, for texts; what cannot be read is of neither scene."""
-    found, criteria = moved(rows, STRENGTHS)
-    found["readable"] = {
-        _at(value): _share(row["seen"][v] is not None for row in rows)
+    section, criteria = moved(rows, STRENGTHS)
+    section["readable"] = {
+        _at(value): share(row["seen"][v] is not None for row in rows)
         for v, value in enumerate(STRENGTHS)
     }
-    return found, criteria
+    return section, criteria
 
 
-def interpolate(rows: Sequence[Row]) -> tuple[Section, list[Criterion]]:
+def interpolate(rows: Rows) -> Summary:
     """As `dual`, over positions of a film, and how far its ends are from what A and B give."""
-    found, criteria = moved(rows, POSITIONS)
-    ends = {name: _mean([row["ends"][k] for row in rows]) for k, name in enumerate(("A", "B"))}
-    found["difference_of_ends_to_pure"] = ends
-    return found, criteria + [
+    section, criteria = moved(rows, POSITIONS)
+    ends = {name: mean([row["ends"][k] for row in rows]) for k, name in enumerate(("A", "B"))}
+    section["difference_of_ends_to_pure"] = ends
+    return section, criteria + [
         Criterion(f"the end is that of {name} alone", end, "at most", SAME)
         for name, end in ends.items()
     ]
@@ -182,84 +178,75 @@ def interpolate(rows: Sequence[Row]) -> tuple[Section, list[Criterion]]:
 # ---------------------------------------------------------------------- masks and edits
 
 
-def blend(rows: Sequence[Row]) -> tuple[Section, list[Criterion]]:
+def blend(rows: Rows) -> Summary:
     """How often the masked thing, and the other one, are seen; as pairs of colour and shape.
 
     How many things the judge counts is not asked: it learnt from things that stand alone in the
     middle, and sees a second one beside a thing that stands alone at the side.
     """
     seen = {
-        (which, masked): np.array([_shows(row, row["hidden"] ^ other, masked) for row in rows])
+        (which, picture): [_shows(row, row["hidden"] ^ other, picture) for row in rows]
         for which, other in (("hidden", 0), ("other", 1))
-        for masked in ("plain", "masked")
+        for picture in ("plain", "masked")
     }
-    found: Section = {
+    section: Section = {
         f"{which}_thing_seen": {
-            "without_mask": _share(seen[which, "plain"]),
-            "with_mask": _share(seen[which, "masked"]),
-            "lost_by_mask": paired_difference(
-                int((seen[which, "plain"] & ~seen[which, "masked"]).sum()),
-                int((seen[which, "masked"] & ~seen[which, "plain"]).sum()),
-                len(rows),
-            ),
+            "without_mask": share(seen[which, "plain"]),
+            "with_mask": share(seen[which, "masked"]),
+            "lost_by_mask": gain(seen[which, "plain"], seen[which, "masked"]),
         }
         for which in ("hidden", "other")
     }
-    found["hidden_thing_gone_where_seen_without_mask"] = _share(
-        ~seen["hidden", "masked"][seen["hidden", "plain"]]
-    )
-    hidden, other = found["hidden_thing_seen"], found["other_thing_seen"]
-    return found, [
+    pairs = zip(seen["hidden", "plain"], seen["hidden", "masked"], strict=True)
+    section["hidden_thing_gone_where_seen_without_mask"] = share(not m for p, m in pairs if p)
+    hidden, other = section["hidden_thing_seen"], section["other_thing_seen"]
+    return section, [
         Criterion("the masked thing does not appear", hidden["with_mask"], "at most", HIDDEN),
         Criterion("that is the mask's doing: loss by it", hidden["lost_by_mask"], "above"),
         Criterion("the other thing stays", other["with_mask"], "at least", KEPT),
     ]
 
 
-def edit(rows: Sequence[Row]) -> tuple[Section, list[Criterion]]:
+def edit(rows: Rows) -> Summary:
     """Edits by inversion (`edited`), and how exact the inversion is."""
-    found, criteria = edited(rows)
-    error = found["inversion_error"] = _mean([row["inversion_error"] for row in rows])
-    return found, [*criteria, Criterion("inversion error", error, "at most", INVERSION_ERROR)]
+    section, criteria = edited(rows)
+    error = section["inversion_error"] = mean([row["inversion_error"] for row in rows])
+    return section, [*criteria, Criterion("inversion error", error, "at most", INVERSION_ERROR)]
 
 
-def latent_edit(rows: Sequence[Row]) -> tuple[Section, list[Criterion]]:
+def latent_edit(rows: Rows) -> Summary:
     """Edits by words (`edited`), and what the caption said before and after them."""
-    found, criteria = edited(rows)
+    section, criteria = edited(rows)
     before = [row | {"seen": row["said"]["caption"], "wanted": row["first"]} for row in rows]
-    edited_captions = [row | {"seen": row["said"]["edited_caption"]} for row in rows]
-    found["captions"] = {
-        "attributes_right_before": _mean([np.mean(list(_rights(row).values())) for row in before]),
-        "named_changed": _share(_rights(row)[row["named"]] for row in edited_captions),
-        "others_kept": _mean([np.mean(_others(row)) for row in edited_captions]),
+    captions = [row | {"seen": row["said"]["edited_caption"]} for row in rows]
+    section["captions"] = {
+        "attributes_right_before": mean([np.mean(list(_rights(row).values())) for row in before]),
+        **_named_and_others(captions),
     }
-    return found, criteria
+    return section, criteria
 
 
-def edited(rows: Sequence[Row]) -> tuple[Section, list[Criterion]]:
+def edited(rows: Rows) -> Summary:
     """Whether the attribute that was named is the new one, and the others are the old ones.
 
     `others_kept` is the mean share of an input's other attributes, `all_others_kept` the share of
     inputs that keep every one; `of_<kind>` are the edits that named such an attribute.
     """
-    found: Section = {
-        "named_changed": _share(_rights(row)[row["named"]] for row in rows),
-        "named_left_as_it_was": _share(
-            row["seen"][row["named"]] == row["first"][row["named"]] for row in rows
+    named = _named_and_others(rows)
+    section: Section = {
+        "named_changed": named["named_changed"],
+        "named_left_as_it_was": share_of(
+            rows, lambda row: row["seen"][row["named"]] == row["first"][row["named"]]
         ),
-        "others_kept": _mean([np.mean(_others(row)) for row in rows]),
-        "all_others_kept": _share(all(_others(row)) for row in rows),
-        "both": _share(all(_rights(row).values()) for row in rows),
+        "others_kept": named["others_kept"],
+        "all_others_kept": share_of(rows, lambda row: all(_others(row))),
+        "both": share_of(rows, lambda row: all(_rights(row).values())),
     }
     for kind in EDITED:
-        part = [row for row in rows if _kind(row["named"]) == kind]
-        found[f"of_{kind}"] = {
-            "named_changed": _share(_rights(row)[row["named"]] for row in part),
-            "others_kept": _mean([np.mean(_others(row)) for row in part]),
-        }
-    return found, [
-        Criterion("the named attribute changes", found["named_changed"], "at least", CHANGED),
-        Criterion("the others are kept", found["others_kept"], "at least", KEPT),
+        section[f"of_{kind}"] = _named_and_others([r for r in rows if _kind(r["named"]) == kind])
+    return section, [
+        Criterion("the named attribute changes", section["named_changed"], "at least", CHANGED),
+        Criterion("the others are kept", section["others_kept"], "at least", KEPT),
     ]
 
 
@@ -276,15 +263,15 @@ def followed(values: Sequence[float], y: np.ndarray, direction: int) -> Section:
     """
     y = y[~np.isnan(y).any(axis=1)]
     v = np.asarray(values) - np.mean(values)
-    steps = [_mean(direction * step) for step in np.diff(y, axis=1).T]
+    steps = [mean(direction * step) for step in np.diff(y, axis=1).T]
     return {
-        **{_at(value): _mean(column) for value, column in zip(values, y.T, strict=True)},
-        "slope": _mean((y - y.mean(axis=1, keepdims=True)) @ v / (v @ v)),
+        **{_at(value): mean(column) for value, column in zip(values, y.T, strict=True)},
+        "slope": mean((y - y.mean(axis=1, keepdims=True)) @ v / (v @ v)),
         "worst_step": min(steps, key=lambda step: np.inf if step.value is None else step.value),
     }
 
 
-def kept(rows: Sequence[Row], key: str, kinds: Sequence[str]) -> np.ndarray:
+def kept(rows: Rows, key: str, kinds: Sequence[str]) -> np.ndarray:
     """(n, V) share of the attributes of scene `key` that are seen at each value of the strip.
 
     Of two scenes only what tells them apart is asked; an input without such attributes is NaN. What
@@ -292,13 +279,14 @@ def kept(rows: Sequence[Row], key: str, kinds: Sequence[str]) -> np.ndarray:
     """
     table = np.full((len(rows), len(rows[0]["seen"])), np.nan)
     for row, line in zip(rows, table, strict=True):
+        second = row.get("second")
         wanted = {
             name: value
             for name, value in row[key].items()
-            if _kind(name) in kinds and value is not None
+            if _kind(name) in kinds
+            and value is not None
+            and (second is None or row["first"][name] != second[name])
         }
-        if "second" in row:
-            wanted = {n: v for n, v in wanted.items() if row["first"][n] != row["second"][n]}
         if wanted:
             line[:] = [
                 np.mean([(seen or {}).get(name) == value for name, value in wanted.items()])
@@ -307,11 +295,24 @@ def kept(rows: Sequence[Row], key: str, kinds: Sequence[str]) -> np.ndarray:
     return table
 
 
+def _monotone(part: Section, effect: str, never: str, relation: str) -> Iterator[Criterion]:
+    """That there is an effect in a direction, and nowhere a step back."""
+    yield Criterion(f"{effect}: slope", part["slope"], relation)
+    yield Criterion(f"{never}: worst step", part["worst_step"], "not below")
+
+
 def _rank_correlations(values: Sequence[float], y: np.ndarray) -> list[float]:
     """Spearman's correlation of each input's line with the values; 0 for a line that is flat."""
     from scipy.stats import spearmanr
 
     return [0.0 if np.ptp(line) == 0 else float(spearmanr(values, line)[0]) for line in y]
+
+
+def _named_and_others(rows: Rows) -> Section:
+    return {
+        "named_changed": share_of(rows, lambda row: _rights(row)[row["named"]]),
+        "others_kept": mean([np.mean(_others(row)) for row in rows]),
+    }
 
 
 def _rights(row: Row) -> dict[str, bool]:
@@ -324,24 +325,15 @@ def _others(row: Row) -> list[bool]:
     return [right for name, right in _rights(row).items() if name != row["named"]]
 
 
-def _shows(row: Row, thing: int, which: str) -> bool:
+def _shows(row: Row, thing: int, picture: str) -> bool:
     """Whether a thing (0 or 1) of the first scene is seen anywhere, by its colour and shape."""
     wanted = [row["first"][f"{name}{thing + 1}"] for name in ("color", "shape")]
-    return any([row[which][f"color{i}"], row[which][f"shape{i}"]] == wanted for i in (1, 2))
+    return any([row[picture][f"color{i}"], row[picture][f"shape{i}"]] == wanted for i in (1, 2))
 
 
 def _kind(name: str) -> str:
-    assert name in ATTRIBUTES, name
     return name.rstrip("12")
 
 
 def _at(value: float) -> str:
     return f"at {value:g}"
-
-
-def _mean(values: Sequence[float] | np.ndarray) -> Estimate:
-    return Mean().update(values).compute()
-
-
-def _share(values: Iterable[bool]) -> Estimate:
-    return Proportion().update([bool(value) for value in values]).compute()

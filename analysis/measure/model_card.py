@@ -1,8 +1,9 @@
 """What is said in public about a model of this project, as Markdown, from its files alone.
 
 Pure functions of what lies in a model's folder: its spec, the sizes of its files, `training.json`
-and an evaluation's report. No number is written by hand, here or in what these functions return;
-`analysis.measure.publish` puts the texts where they belong.
+and an evaluation's reports; and of what its suite says about itself (`Card`). No number is written
+by hand, here or in what these functions return; `analysis.measure.publish` puts the texts where
+they belong.
 """
 
 from __future__ import annotations
@@ -10,66 +11,59 @@ from __future__ import annotations
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from analysis.measure.protocol import Settings
-from analysis.measure.report import interval_text, value_text
+from analysis.measure.report import cells, table, value_text
 from analysis.metrics.statistics import Estimate
-from data.scenes.world import (
-    ATTRIBUTES,
-    BACKGROUNDS,
-    COLORS,
-    HELD_OUT,
-    RELATIONS,
-    SHAPES,
-    SIZES,
-    STYLES,
-)
 from lib.config import ModelSpec
 
 Report = Mapping[str, Any]
 """A report.json, read."""
+Path_ = tuple[str, ...]
 
-HEADLINES = (
-    ("text to image", "every attribute right", ("t2i", "test", "all")),
-    ("", "of scenes with one object", ("t2i", "test", "one_object")),
-    ("", "of scenes with two objects", ("t2i", "test", "two_objects")),
-    ("", "of never-seen colour-shape pairs", ("t2i", "heldout", "all")),
-    ("image variation", "every attribute kept", ("i2i", "semantics_kept", "all")),
-    ("", "variety, 1 = real renders", ("i2i", "diversity_where_kept", "pixels_ratio")),
-    ("image to text", "exactly the scene", ("i2t", "exact_scene")),
-    ("", "a scene at all", ("i2t", "parsed")),
-    ("text variation", "the same scene", ("t2t", "same_scene")),
-    ("", "in other words than the input", ("t2t", "reworded")),
-    ("image VAE", "reconstruction (PSNR)", ("reconstruction", "image", "psnr")),
-    ("text VAE", "captions returned word for word", ("reconstruction", "text", "exact_match")),
-)
-"""Flow, measure, and where the report has it."""
 
-_STEPS, _FEWER = ("sweep_steps", "t2i"), "all_minus_ddim_50"
-EXTRAS = (
-    ("fewer steps", "20 of dpmpp_2m minus 50 of ddim", (*_STEPS, "dpmpp_2m, 20", _FEWER)),
-    ("", "20 of heun minus 50 of ddim", (*_STEPS, "heun, 20", _FEWER)),
-    ("visual search", "a caption finds its picture first", ("search", "text_to_image", "recall@1")),
-    ("", "among the first 5", ("search", "text_to_image", "recall@5")),
-    ("", "among the first 10", ("search", "text_to_image", "recall@10")),
-    ("", "a picture finds another of its scene", ("search", "image_to_image", "recall@1")),
-    ("", "among the first 5", ("search", "image_to_image", "recall@5")),
-    ("", "among the first 10", ("search", "image_to_image", "recall@10")),
-    ("captions", "exactly the scene, best of several", ("caption", "exact_scene")),
-    ("", "the first of them", ("caption", "of_first", "exact_scene")),
-    ("", "best minus first", ("caption", "best_minus_first")),
-)
-"""The same, of what an evaluation may have left out. A "" in front takes the name before it."""
+@dataclass(frozen=True)
+class Card:
+    """What a suite says of itself and of what a model of its world has learnt.
 
-_EXTRA = {path for _, _, path in EXTRAS}
+    Attributes:
+        headlines: flow ("" is that before it), measure, where the report has it. All are published.
+        extras: the same, of what a report may lack: then the row is left out. A row stands behind
+            the headline of the same flow, or at the end.
+        inputs: "on ... that training never saw".
+        readers: by whom results are read; "{judge}" is the worst share that the judge gets right.
+        breakdown: a sentence, and the columns (title -> where the report has the shares) of a table
+            of them.
+        origin, world, limits, not_for, licence: parts of the card, Markdown; "{side}" in the
+            limits is that of pictures.
+        judge: folder whose training is listed, too.
+    """
 
-_BY_ATTRIBUTE = {
-    "text to image": ("t2i", "test", "attributes"),
-    "never-seen pairs": ("t2i", "heldout", "attributes"),
-    "image variation": ("i2i", "semantics_kept", "attributes"),
-    "image to text, where readable": ("i2t", "attributes_where_readable"),
-}
+    headlines: tuple[tuple[str, str, Path_], ...]
+    extras: tuple[tuple[str, str, Path_], ...]
+    inputs: str
+    readers: str
+    breakdown: tuple[str, Mapping[str, Path_]]
+    origin: str
+    world: str
+    limits: str
+    not_for: str
+    licence: str
+    judge: Path | None = None
+
+    def rows(self) -> list[tuple[str, str, Path_]]:
+        """Headlines, and behind those of each flow its extras; every row with its flow."""
+        rows: list[tuple[str, str, Path_]] = []
+        for part in (self.headlines, self.extras):
+            flow = ""
+            for name, what, path in part:
+                flow = name or flow
+                places = [i for i, (known, _, _) in enumerate(rows, 1) if known == flow]
+                rows.insert(places[-1] if places else len(rows), (flow, what, path))
+        return rows
 
 
 def estimate(report: Report, path: Sequence[str]) -> Estimate:
@@ -100,65 +94,48 @@ def has(report: Report, path: Sequence[str]) -> bool:
 
 def command(report: Report, spec: ModelSpec) -> str:
     """The command line that makes a report again; options that are defaults are left out."""
-    settings, usual = report["protocol"]["settings"], Settings()
+    settings = report["protocol"]["settings"]
     words = ["python", "-m", "analysis", "evaluate", "--model", spec.name]
-    if settings.get("suite", usual.suite) != usual.suite:
-        words += ["--suite", settings["suite"]]
-    words += ["--n", str(settings["n"]), "--seed", str(settings["seed"])]
-    defaults = {
-        "steps": spec.steps,
-        "sampler": usual.sampler,
-        "scale_text": spec.scale_text,
-        "scale_image": spec.scale_image,
-    }
-    for name, default in defaults.items():
-        if settings[name] != default:
-            words += [f"--{name.replace('_', '-')}", f"{settings[name]}"]
-    for name in (f"sweep_{kind}" for kind in ("scale", "steps", "sampler", "fidelity")):
-        values = settings.get(name, [])  # older reports know fewer sweeps
-        if values and tuple(values) != getattr(usual, name):
-            told = (value if isinstance(value, str) else f"{value:g}" for value in values)
-            words += [f"--{name.replace('_', '-')}", ",".join(told)]
-    for name in ("sweep_n", "search_n", "caption_n", "caption_candidates"):
-        if settings.get(name, getattr(usual, name)) != getattr(usual, name):
-            words += [f"--{name.replace('_', '-')}", f"{settings[name]}"]
-    if "search_n" in settings and tuple(settings["flows"]) != usual.flows:
-        words += ["--flows", ",".join(settings["flows"])]
+    usual = {field.name: field.default for field in fields(Settings)}
+    usual |= {name: getattr(spec, name) for name in ("steps", "scale_text", "scale_image")}
+    order = ("suite", "n", "seed", "steps", "sampler", "scale_text", "scale_image")
+    order += tuple(f"sweep_{kind}" for kind in ("scale", "steps", "sampler", "fidelity"))
+    order += ("sweep_n", "search_n", "caption_n", "caption_candidates", "flows")
+    for name in order:
+        value = settings.get(name, usual[name])  # older reports know fewer settings
+        value = tuple(value) if isinstance(value, list) else value
+        if name == "flows" and "search_n" not in settings:  # all that there were then
+            continue
+        if value == usual[name] and name not in ("n", "seed"):
+            continue
+        if isinstance(value, tuple):
+            value = ",".join(v if isinstance(v, str) else f"{v:g}" for v in value)
+        if value != "":
+            words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)
 
 
-def measured(report: Report, spec: ModelSpec) -> str:
-    """The headline numbers, how they were measured, and the command that does it again."""
-    s, run = report["protocol"]["settings"], report["protocol"]["run"]
-    rows = _lines(report)
-    how = (
-        f"`{spec.name}` on scenes that training never saw, up to n = {s['n']} a measure, seed "
-        f"{s['seed']}, {s['sampler']}, {s['steps']} steps, guidance {s['scale_text']:g} for texts "
-        f"and {s['scale_image']:g} for pictures. What a picture shows is read by a classifier that "
-        f"gets at least {_worst_of_judge(report)} of each attribute of real renders right; what a "
-        "caption says, by a parser."
-    )
-    lines = table(("", "measured", "value", "95 % interval", "n"), rows, right=2)
-    again = f"Run `{run}`, made again by\n`{command(report, spec)}`."
-    return "\n".join([_wrapped(how), "", *lines, "", again])
-
-
-def _lines(report: Report) -> list[tuple[str, ...]]:
-    """Rows of the table of headlines: all of `HEADLINES`, and those `EXTRAS` that were measured.
+def measured(report: Report, spec: ModelSpec, about: Card) -> str:
+    """The headline numbers, how they were measured, and the command that does it again.
 
     Raises:
-        ValueError: the report lacks one of `HEADLINES`.
+        ValueError: the report lacks one of them.
     """
+    s = report["protocol"]["settings"]
+    how = (
+        f"`{spec.name}` on {about.inputs}, up to n = {s['n']} a measure, seed "
+        f"{s['seed']}, {s['sampler']}, {s['steps']} steps, guidance {s['scale_text']:g} for texts "
+        f"and {s['scale_image']:g} for pictures. "
+    )
+    how += about.readers.format(judge=_worst_of_judge(report))
     rows: list[tuple[str, ...]] = []
-    flow = told = ""
-    for name, what, path in (*HEADLINES, *EXTRAS):
-        flow = name or flow
-        if path in _EXTRA and not has(report, path):
-            continue
-        e = estimate(report, path)
-        first, told = "" if flow == told else flow, flow  # each name once
-        rows.append((first, what, value_text(e), interval_text(e), str(e.n)))
-    return rows
+    optional = {path for _, _, path in about.extras}
+    told = ""
+    for flow, what, path in about.rows():
+        if path not in optional or has(report, path):
+            rows.append(("" if flow == told else flow, what, *cells(estimate(report, path))))
+            told = flow  # each name once
+    return _numbers(how, ("", "measured"), rows, (), report, spec)
 
 
 def effects(report: Report, spec: ModelSpec) -> str:
@@ -171,23 +148,35 @@ def effects(report: Report, spec: ModelSpec) -> str:
     Raises:
         ValueError: the report has no criteria.
     """
-    rows, held = [], 0
+    rows = []
     for application, asked in report["measures"].get("criteria", {}).items():
         for k, (claim, judged) in enumerate(asked.items()):
-            (verdict, number), *_ = judged.items()
-            e = Estimate.from_dict(number)
-            held += verdict == "pass"
-            shown = ("" if k else application, claim, value_text(e), interval_text(e), str(e.n))
-            rows.append((*shown, verdict))
+            ((verdict, number),) = judged.items()
+            first = "" if k else application
+            rows.append((first, claim, *cells(Estimate.from_dict(number)), verdict))
     if not rows:
         raise ValueError("The report has no criteria: give one of `--suite applications`.")
-    s, run = report["protocol"]["settings"], report["protocol"]["run"]
+    s = report["protocol"]["settings"]
+    held = sum(row[-1] == "pass" for row in rows)
     how = (
         f"What each application does to scenes that training never saw, n = {s['n']}, seed "
         f"{s['seed']}, {s['sampler']}, {s['steps']} steps. Each claim is a criterion on a 95 % "
         f"interval, which can fail: {held} of {len(rows)} hold."
     )
-    lines = table(("", "claim", "value", "95 % interval", "n", ""), rows, right=2)
+    return _numbers(how, ("", "claim"), rows, ("",), report, spec)
+
+
+def _numbers(
+    how: str,
+    first: tuple[str, ...],
+    rows: Sequence[Sequence[str]],
+    last: tuple[str, ...],
+    report: Report,
+    spec: ModelSpec,
+) -> str:
+    """How it was measured, a table of numbers, and the command that makes it again."""
+    lines = table((*first, "value", "95 % interval", "n", *last), rows, right=2)
+    run = report["protocol"]["run"]
     again = f"Run `{run}`, made again by\n`{command(report, spec)}`."
     return "\n".join([_wrapped(how), "", *lines, "", again])
 
@@ -196,8 +185,8 @@ def trained(training: Mapping[str, Any]) -> str:
     """What each stage took, and what it measured at its end."""
     rows = []
     for stage, entry in training.items():
-        recipe, found = entry["recipe"], entry["measured"]
-        told = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items())
+        recipe, numbers = entry["recipe"], entry["measured"]
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
         size = f"{recipe['steps']:,} x {recipe['batch'] * entry.get('processes', 1)}"
         rows.append((stage, size, f"{entry['minutes']:.0f}", _speed(stage, entry), told))
     hours = sum(entry["minutes"] for entry in training.values()) / 60
@@ -225,6 +214,7 @@ def _speed(stage: str, entry: Mapping[str, Any]) -> str:
 
 def card(
     spec: ModelSpec,
+    about: Card,
     sizes: Mapping[str, tuple[int, int]],
     training: Mapping[str, Any],
     report: Report,
@@ -234,6 +224,7 @@ def card(
 
     Args:
         spec: the model.
+        about: what its suite says.
         sizes: component -> (parameters, bytes on disk).
         training: stage -> what `training.json` says of it.
         report: an evaluation of all flows.
@@ -246,7 +237,8 @@ def card(
     rows = [(f"`{name}`", f"{count:,}", megabytes(size)) for name, (count, size) in sizes.items()]
     rows.append(("**all**", f"**{sum(counts):,}**", f"**{megabytes(sum(stored))}**"))
     image, text = spec.latent_shape("image"), spec.latent_shape("text")
-    side = spec.image_size
+    side, newline = spec.image_size, "\n"
+    sentence, columns = about.breakdown
     return f"""\
 # {spec.name}
 
@@ -256,8 +248,7 @@ Written by `python -m analysis.measure.publish` from the files in this folder. C
 
 A Versatile Diffusion (Xu et al., arXiv 2211.08332) of {sum(counts) / 1e6:.1f} M parameters: one
 diffuser for text-to-image, image-variation, image-to-text and text-variation, with its own image
-VAE, text VAE and CLIP. It was trained from nothing by `training/`, on a world of drawn scenes, so
-that the code can be run, tested and studied without the released model's gigabytes.
+VAE, text VAE and CLIP. {about.origin}
 
 | | |
 |---|---|
@@ -267,58 +258,39 @@ that the code can be run, tested and studied without the released model's gigaby
 {spec.unet.context_dim} wide |
 | default sampling | {spec.steps} steps; guidance {spec.scale_text:g} (text), \
 {spec.scale_image:g} (picture) |
-| load | `lib.checkpoints.weights.load("{spec.name}")` |
+| load | `lib.checkpoints.load("{spec.name}")` |
 
 ## Sizes
 
-{_joined(table(("component", "parameters", "on disk"), rows, right=1))}
+{newline.join(table(("component", "parameters", "on disk"), rows, right=1))}
 
 ## Trained on what, and how long
 
-Renders and captions of random scenes, made by `scenes/` while training: no photographs, no texts
-from elsewhere, no personal data.
-
-| a scene has | |
-|---|---|
-| a background | {_listed(BACKGROUNDS)} |
-| a style | {_listed(STYLES)} |
-| one or two objects, each of a size, | {_listed(SIZES)} |
-| a colour | {_listed(COLORS)} |
-| and a shape | {_listed(SHAPES)} |
-| a relation of the two | {_listed(RELATIONS)} |
-| **never in training** | test and validation scenes; {_listed([" ".join(p) for p in HELD_OUT])} |
-
-(The judge, which is no part of the model, has seen the pairs of the last line, but no test scene.)
+{about.world}
 
 {trained(training)}
 
 ## Measured quality
 
-{measured(report, spec)}
+{measured(report, spec, about)}
 
-Share right of each attribute, over the scenes that have it:
+{sentence}
 
-{_joined(_by_attribute(report))}
+{newline.join(_broken_down(report, columns))}
 
 All numbers, with their intervals and the protocol: `evaluation.json`.
 {"" if applied is None else _section("Measured effect of the applications", effects(applied, spec))}
 ## Limits
 
-- It knows nothing but these scenes. A photograph, a drawing of anything else, or a word outside the
-  captions' vocabulary gives a scene all the same, and one that means nothing.
-- One or two objects, {side} x {side} pixels, English in the grammar of `scenes/captions.py`.
-- The numbers above are about scenes, and about what this project's own classifier and parser read.
-  They say nothing about the released model or about pictures of the real world.
+{about.limits.format(side=side)}
 
 ## Not for
 
-It was never trained for, and must not be used for: pictures or descriptions of people or of the
-real world, decisions about anybody or anything, comparisons of Versatile Diffusion with other
-models.
+{about.not_for}
 
 ## Licence
 
-MIT, as the code.
+{about.licence}
 """
 
 
@@ -326,26 +298,21 @@ def _section(title: str, text: str) -> str:
     return f"\n## {title}\n\n{text}\n\nAll of it: `applications.json`.\n"
 
 
-def table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], right: int | None = None
-) -> list[str]:
-    """Lines of a Markdown table; columns from number `right` on are aligned to the right."""
-    right = len(head) if right is None else right
-    rule = ["---" if i < right else "---:" for i in range(len(head))]
-    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
-
-
 def megabytes(size: int) -> str:
     """A number of bytes, in MB of a million each."""
     return f"{size / 1e6:.1f} MB"
 
 
-def _by_attribute(report: Report) -> list[str]:
-    rows = []
-    for name in ATTRIBUTES:
-        shares = [value_text(estimate(report, (*path, name))) for path in _BY_ATTRIBUTE.values()]
-        rows.append((name, *shares))
-    return table(("attribute", *_BY_ATTRIBUTE), rows, right=1)
+def _broken_down(report: Report, columns: Mapping[str, Path_]) -> list[str]:
+    """A table of shares by attribute, a column for each part of the report."""
+    node: Any = report["measures"]
+    for name in next(iter(columns.values())):
+        node = node[name]
+    rows = [
+        (name, *(value_text(estimate(report, (*path, name))) for path in columns.values()))
+        for name in node
+    ]
+    return table(("attribute", *columns), rows, right=1)
 
 
 def _worst_of_judge(report: Report) -> str:
@@ -360,11 +327,3 @@ def _worst_of_judge(report: Report) -> str:
 def _wrapped(text: str) -> str:
     text = text.replace(" %", "\u00a0%")  # a number keeps its unit
     return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
-
-
-def _joined(lines: Sequence[str]) -> str:
-    return "\n".join(lines)
-
-
-def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words)

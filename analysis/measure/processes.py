@@ -4,9 +4,9 @@
 
 (`--` keeps torchrun from taking `--n` for an option of its own.)
 
-Every process measures its share of the inputs into the same folder (`analysis.measure.rows`), so they need
-to agree on little: what is missing, and when all of it is there. Without a launcher there is one
-process, and everything here does nothing.
+Every process measures its share of the inputs into the same folder (`analysis.measure.rows`), so
+they need to agree on little: what is missing, and when all of it is there. Without a launcher there
+is one process, and everything here does nothing.
 """
 
 from __future__ import annotations

@@ -1,63 +1,73 @@
-"""What exactly was measured: settings, model, judge, code and versions, and a name made of them.
+"""What exactly is measured: settings, model, judge, code and versions, and a name made of them.
 
 Two evaluations share a folder only if nothing that could change a number differs. So the name of a
 run carries a digest of all of that, the source code included: after a change of the sampler, the
 same command measures anew instead of reporting what the old one made.
+
+A setting is declared once, as a field of `Settings` with the words of its option. Nothing here
+imports torch before a model is at hand, so that `evaluate --help` answers at once.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import platform
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from analysis.measure import processes
-from analysis.modes.sampling import SAMPLERS, Sampling, fingerprint
+from lib.checks import number, whole_number
 from lib.config import FLOWS
-from lib.files import write_atomic
-from lib.model import VersatileDiffusion
-from lib.noise import check_seed
 
-PARTS = (*FLOWS, "reconstruction", "search", "caption")
+if TYPE_CHECKING:
+    from lib.model import VersatileDiffusion
+
 SUITES = {
-    "scenes": "analysis.measure.scenes_suite",
-    "folder": "analysis.measure.folder_suite",
-    "applications": "analysis.measure.applications_suite",
+    "scenes": ("analysis.measure.scenes", ("judge",)),
+    "folder": ("analysis.measure.folder", ("data", "format", "features")),
+    "applications": ("analysis.measure.applications", ("judge", "applications")),
 }
-"""Suite -> the module that measures on it; `analysis.measure.evaluate` says what it has to have."""
-SWEPT = ("t2i", "i2t")
-_COUNTS = ("n", "batch", "sweep_n", "licence_n", "search_n", "caption_n", "caption_candidates")
+"""Suite -> the module whose `SUITE` it is, and which options for single suites it takes."""
+PARTS = (*FLOWS, "reconstruction", "search", "caption")
+"""What `flows` may name; a suite measures all of them or fewer."""
+SWEEPS = {"scale": ("t2i", "i2t"), "steps": ("t2i",), "fidelity": ("i2i",)}
+"""What is swept -> the flows that are run again and again for it."""
 _SOURCES = ("lib", "data", "analysis")
 _PACKAGES = ("torch", "transformers", "numpy", "pillow")
 
 
+def items(kind: Callable[[str], Any], example: str) -> Callable[[str], tuple[Any, ...]]:
+    """A type for argparse: values with commas between them; `example` is shown to who errs."""
+
+    def read(text: str) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+        except ValueError as error:
+            what = "whole numbers" if kind is int else "numbers"
+            message = f"{text!r} is no list of {what} such as {example}"
+            raise argparse.ArgumentTypeError(message) from error
+
+    return read
+
+
+words = items(str, "A,B")
+
+
+def option(default: Any, help: str, type: Callable[[str], Any] = str, **more: Any) -> Any:
+    """A setting that is an option, too; `more` goes to argparse."""
+    return field(default=default, metadata={"help": help, "type": type, **more})
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What to measure, and how to sample.
+    """What to measure, and how to sample: as the options say, and
 
     Attributes:
-        n: inputs a flow and split.
-        seed: chooses the inputs and owns all noise.
-        flows: any of `PARTS`.
-        steps: sampling steps; None is the model's default.
-        scale_text, scale_image: guidance by the kind of context; None is the model's default.
-        sampler: one of `analysis.modes.sampling.SAMPLERS`; eta is 0.
-        sweep_scale: guidance scales to compare (flows `SWEPT`), on at most `sweep_n` inputs.
-        sweep_steps: numbers of steps to compare, each with all of `sweep_sampler` (flow t2i).
-        sweep_sampler: see there.
-        sweep_fidelity: fidelities to the input to compare (flow i2i).
-        sweep_n: inputs of every run of a sweep, at most.
-        search_n: pictures to search among, at most.
-        caption_n: pictures to caption, at most.
-        caption_candidates: captions a picture, of which CLIP chooses one.
         licence_n: renders of each split that the judge has to read first.
         t2t_pairs: inputs of text variation that get a second sample.
         suite: one of `SUITES`.
@@ -67,49 +77,63 @@ class Settings:
         ValueError: names the setting and what is allowed.
     """
 
-    n: int = 500
-    seed: int = 7
-    flows: tuple[str, ...] = PARTS
-    steps: int | None = None
-    scale_text: float | None = None
-    scale_image: float | None = None
-    sampler: str = "ddim"
-    sweep_scale: tuple[float, ...] = ()
-    sweep_steps: tuple[int, ...] = ()
-    sweep_sampler: tuple[str, ...] = tuple(SAMPLERS)
-    sweep_fidelity: tuple[float, ...] = ()
-    sweep_n: int = 200
-    search_n: int = 500
-    caption_n: int = 100
-    caption_candidates: int = 4
+    n: int = option(500, "inputs a flow and split (%(default)s)", int)
+    seed: int = option(7, "chooses inputs and noise (%(default)s)", int)
+    flows: tuple[str, ...] = option(PARTS, f"of {','.join(PARTS)}", words, metavar="A,B")
+    steps: int | None = option(None, "sampling steps (default: the model's)", int)
+    scale_text: float | None = option(None, "guidance of texts (default: the model's)", float)
+    scale_image: float | None = option(None, "guidance of pictures (default: the model's)", float)
+    sampler: str = option("ddim", "as the modes take it; eta is 0 (%(default)s)")
+    sweep_scale: tuple[float, ...] = option(
+        (),
+        f"also compare these guidance scales ({' and '.join(SWEEPS['scale'])})",
+        items(float, "1,2,3"),
+        metavar="1,2,3",
+    )
+    sweep_steps: tuple[int, ...] = option(
+        (), "also compare these numbers of steps (t2i)", items(int, "10,20,50"), metavar="10,20,50"
+    )
+    sweep_sampler: tuple[str, ...] = option(
+        ("ddim", "dpmpp_2m", "heun"),
+        "samplers to compare them with (default: ddim,dpmpp_2m,heun)",
+        words,
+        metavar="A,B",
+    )
+    sweep_fidelity: tuple[float, ...] = option(
+        (),
+        "also compare these fidelities to the input, 0 to 1 (i2i)",
+        items(float, "0,0.5"),
+        metavar="0,0.5",
+    )
+    sweep_n: int = option(200, "inputs of every run of a sweep, at most (%(default)s)", int)
+    search_n: int = option(500, "pictures to search among, at most (%(default)s)", int)
+    caption_n: int = option(100, "pictures to caption, at most (%(default)s)", int)
+    caption_candidates: int = option(
+        4, "captions a picture, of which the best is chosen (%(default)s)", int
+    )
     licence_n: int = 2000
     t2t_pairs: int = 100
-    suite: str = "scenes"
-    batch: int = 50
+    suite: str = option("scenes", "what to measure on (%(default)s)", choices=tuple(SUITES))
+    batch: int = option(50, "inputs at once (%(default)s)", int)
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}: give an integer from 1.")
+        whole_number("seed", self.seed, 0)
+        for name in ("n", "batch", "sweep_n", "licence_n", "search_n", "caption_n"):
+            whole_number(name, getattr(self, name))
+        whole_number("caption_candidates", self.caption_candidates)
         if self.suite not in SUITES:
             raise ValueError(f"There is no suite {self.suite!r}: choose {', '.join(SUITES)}.")
-        unknown = [flow for flow in self.flows if flow not in PARTS]
-        if unknown or not self.flows:
-            told = ", ".join(map(repr, unknown)) or "nothing"
-            raise ValueError(f"flows are {told}: choose from {', '.join(PARTS)}.")
         # one order, so that "i2t,t2i" and "t2i,i2t" are the same run
-        object.__setattr__(self, "flows", tuple(part for part in PARTS if part in self.flows))
+        object.__setattr__(self, "flows", chosen("flows", self.flows, PARTS))
         for name, kind in (("scale", float), ("steps", int), ("sampler", str), ("fidelity", float)):
-            given = tuple(dict.fromkeys(map(kind, getattr(self, f"sweep_{name}"))))
-            object.__setattr__(self, f"sweep_{name}", given)
-        for name, needed in (("scale", SWEPT), ("steps", ("t2i",)), ("fidelity", ("i2i",))):
-            if getattr(self, f"sweep_{name}") and not set(needed) & set(self.flows):
+            values = tuple(dict.fromkeys(map(kind, getattr(self, f"sweep_{name}"))))
+            object.__setattr__(self, f"sweep_{name}", values)
+        for name, flows in SWEEPS.items():
+            if getattr(self, f"sweep_{name}") and not set(flows) & set(self.flows):
                 kind = "scales" if name == "scale" else name
                 raise ValueError(
-                    f"A sweep of {kind} is made of {' and '.join(needed)}, but flows are "
-                    f"{', '.join(self.flows)}: add {'one of them' if len(needed) > 1 else 'it'}."
+                    f"A sweep of {kind} is made of {' and '.join(flows)}, but flows are "
+                    f"{', '.join(self.flows)}: add {'one of them' if len(flows) > 1 else 'it'}."
                 )
 
     def resolved(self, vd: VersatileDiffusion) -> Settings:
@@ -118,17 +142,23 @@ class Settings:
         Raises:
             ValueError: steps, a scale, a fidelity or a sampler are out of range.
         """
-        names = ("steps", "scale_text", "scale_image")
-        chosen = {name: getattr(self, name) for name in names}
-        defaults = {name: getattr(vd.spec, name) for name, v in chosen.items() if v is None}
+        from lib.sampler import SAMPLERS
+
+        defaults = {
+            name: getattr(vd.spec, name)
+            for name in ("steps", "scale_text", "scale_image")
+            if getattr(self, name) is None
+        }
         settings = replace(self, **defaults)
         for scale in (settings.scale_text, settings.scale_image, *self.sweep_scale):
-            Sampling(settings.steps, scale, settings.sampler).timesteps(vd.schedule)
-        for sampler in self.sweep_sampler:
-            for steps in (settings.steps, *self.sweep_steps):
-                Sampling(steps, settings.scale_text, sampler).timesteps(vd.schedule)
+            number("scale", scale)
+        for sampler in (self.sampler, *self.sweep_sampler):
+            if sampler not in SAMPLERS:
+                raise ValueError(f"sampler is {sampler!r}: choose {', '.join(SAMPLERS)}.")
+        for steps in (settings.steps, *self.sweep_steps):
+            vd.schedule.timesteps(steps)
         for fidelity in self.sweep_fidelity:
-            Sampling(settings.steps, settings.scale_image, fidelity=fidelity)
+            number("fidelity", fidelity, 0, 1)
         return settings
 
     def scale(self, flow: str) -> float:
@@ -136,79 +166,58 @@ class Settings:
         return self.scale_text if FLOWS[flow][1] == "text" else self.scale_image
 
 
-def identity(
-    settings: Settings, vd: VersatileDiffusion, judge: object, features: str | None
-) -> dict[str, Any]:
-    """Everything that a number may depend on, as plain JSON types.
+def chosen(what: str, names: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """The names in the order in which they are known; ValueError if there are others, or none."""
+    names, known = tuple(names), tuple(known)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        listed = ", ".join(map(repr, unknown)) or "nothing"
+        raise ValueError(f"{what} are {listed}: choose from {', '.join(known)}.")
+    return tuple(name for name in known if name in names)
+
+
+def identity(settings: Settings, vd: VersatileDiffusion, judge: object) -> dict[str, Any]:
+    """Everything that a number may depend on whatever the suite, as plain JSON types.
 
     `resolution` is in pixels a side: of the pictures that are generated, and of what the model's
     CLIP is given.
 
     Args:
         settings: resolved ones.
-        vd: the model.
-        judge: an `nn.Module`, or whatever reads pictures in its place, or None.
-        features: name of the feature function, if one is used.
+        vd: the model, with all the components that are going to be used.
+        judge: a module, or whatever reads pictures in its place, or None.
     """
-    chosen = asdict(settings)
-    del chosen["batch"]
-    components = {name: fingerprint(vd.component(name)) for name in vd.available}
+    from lib.fingerprints import fingerprint
+
+    values = asdict(settings)
+    del values["batch"]
     return {
-        "settings": json.loads(json.dumps(chosen)),
-        "splits": "data.scenes.world.split: test (unseen scenes), heldout (unseen colour-shape pairs)",
-        "prompts": "complete captions by data.scenes.captions.write",
+        "settings": json.loads(json.dumps(values)),
         "resolution": {
             "generated": vd.spec.image_size,
             "clip": vd.spec.clip.vision.image_size,
         },
-        "resize": "none for 64x64 pictures; else bilinear (judge), bicubic (context), box (pixels)",
         "model": {
             "name": vd.spec.name,
             "dtype": str(vd.dtype).removeprefix("torch."),
             "device": vd.device.type,
             "spec": _digest([json.dumps(vd.spec.to_dict(), sort_keys=True).encode()]),
             "vocabularies": _vocabularies(vd),
-            "weights": components,
+            "weights": {name: fingerprint(vd.component(name)) for name in vd.loaded},
         },
-        "judge": fingerprint(judge) if isinstance(judge, nn.Module) else type(judge).__name__,
-        "features": features,
+        "judge": fingerprint(judge) if hasattr(judge, "state_dict") else type(judge).__name__,
         "code": source_hash(),
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
     }
 
 
-def run_name(settings: Settings, vd: VersatileDiffusion, known: dict[str, Any]) -> str:
-    """A folder name: readable settings, then a digest of all of `identity`."""
-    model = re.sub(r"[^a-z0-9]+", "-", vd.spec.name.lower()).strip("-")
-    parts = [] if settings.flows == PARTS else ["-".join(settings.flows)]
+def run_name(known: dict[str, Any]) -> str:
+    """A folder name: readable settings, then a digest of all that is known of the run."""
+    s = known["settings"]
+    model = re.sub(r"[^a-z0-9]+", "-", known["model"]["name"].lower()).strip("-")
+    parts = [] if tuple(s["flows"]) == PARTS else ["-".join(s["flows"])]
     digest = _digest([json.dumps(known, sort_keys=True).encode()])[:8]
-    words = [settings.suite, model, *parts, f"n{settings.n}", f"seed{settings.seed}", digest]
-    return "_".join(words)
-
-
-def claim(folder: Path, known: dict[str, Any]) -> None:
-    """Note in a run's folder what it is for, or check that it is for the same.
-
-    Args:
-        folder: of the run, made if needed.
-        known: its `identity`, or what else says all that a number may depend on, as JSON types.
-
-    Raises:
-        ValueError: it is for something else.
-    """
-    path = folder / "protocol.json"
-    if processes.rank() == 0 and not path.is_file():
-        write_atomic(path, json.dumps(known, indent=2) + "\n")
-    processes.wait()
-    try:
-        same = json.loads(path.read_text(encoding="utf-8")) == known
-    except ValueError:
-        same = False
-    if not same:
-        raise ValueError(
-            f"{folder} holds another evaluation than this one ({path.name} differs): move it away, "
-            "or write elsewhere with out=."
-        )
+    return "_".join([s["suite"], model, *parts, f"n{s['n']}", f"seed{s['seed']}", digest])
 
 
 def source_hash() -> str:

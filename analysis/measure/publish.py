@@ -2,11 +2,11 @@
 
     python -m analysis evaluate --model vd-mini --n 1000 --seed 7
     python -m analysis evaluate --model vd-mini --n 100 --seed 7 --suite applications
-    python -m analysis.measure.publish output/evaluation/RUN/report.json output/evaluation/RUN2/report.json
-    python -m analysis.measure.publish                # again, from the reports that were published last
+    python -m analysis publish output/evaluation/RUN/report.json output/evaluation/RUN2/report.json
+    python -m analysis publish                # again, from the reports that were published last
 
-A report is taken for what its suite is about: `scenes` for the four flows, `applications`. One that
-is not given stays as it was published.
+A report is taken for what its suite is about: that of the model's own world (`scenes`, for vd-mini)
+for the four flows, `applications`. One that is not given stays as it was published.
 
 Written, each whole or not at all:
 
@@ -15,10 +15,10 @@ Written, each whole or not at all:
 | `pretrained/vd-mini/evaluation.json` | the report on scenes, beside the weights it is about |
 | `pretrained/vd-mini/applications.json` | that on applications, if there is one |
 | `pretrained/vd-mini/MODEL_CARD.md` | the whole card (`analysis.measure.model_card`) |
-| `README.md` | what stands between `<!-- measured -->` and `<!-- /measured -->`; so `trained` |
+| `README.md` | what stands between `<!-- measured -->` and `<!-- /measured -->`; so `trained` ... |
 
-A report about other weights than those in the folder is refused: a number and what it is about stay
-together.
+Of a suite other than `scenes` the markers have its name, too: `<!-- measured emoji -->`. A report
+about other weights than those in the folder is refused: a number stays with what it is about.
 """
 
 from __future__ import annotations
@@ -26,55 +26,73 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from analysis.measure import model_card
-from analysis.modes.sampling import fingerprint
-from data.scenes.judge import JUDGE_FOLDER
-from lib.checkpoints.hub import PRETRAINED
-from lib.checkpoints.sources import read_spec
-from lib.checkpoints.tensor_files import open_tensors
-from lib.checkpoints.weights import load
+from analysis.measure.protocol import SUITES
 from lib.config import COMPONENTS, ModelSpec
 from lib.files import write_atomic
 
-README = PRETRAINED.parent / "README.md"
-KEPT = {"scenes": "evaluation.json", "applications": "applications.json"}
-"""Suite -> the file that its published report is kept in."""
+if TYPE_CHECKING:
+    from analysis.measure.model_card import Card
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "pretrained" / "vd-mini"
+README = ROOT / "README.md"
+APPLICATIONS = "applications"
 CARD = "MODEL_CARD.md"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m analysis publish`."""
+    add = parser.add_argument
+    add("reports", nargs="*", type=Path, help="report.json files (default: those published last)")
+    add("--model", type=Path, default=MODEL, metavar="DIR", help="folder of the model")
+    add(
+        "--readme", type=Path, default=README, metavar="FILE", help="whose marked blocks are filled"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Publish as the command line asks; print what was written.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError, OSError: with one sentence that says what is wrong.
+    """
+    print("\n".join(map(str, publish(args.reports, args.model, args.readme))))
+    return 0
 
 
 def publish(
     reports: Sequence[Path] = (),
-    model: Path = PRETRAINED / "vd-mini",
+    model: Path = MODEL,
     readme: Path = README,
-    judge: Path = JUDGE_FOLDER,
+    judge: Path | None = None,
 ) -> list[Path]:
-    """Put reports' numbers where people read them.
+    """Put reports' numbers where people read them; returns the files written.
 
     Args:
         reports: report.json files of `analysis evaluate`, at most one a suite; of the others those
             that were published last are taken.
         model: folder of the model they are about.
         readme: the file whose marked blocks are filled.
-        judge: folder of the judge, for what its training took.
-
-    Returns:
-        The files written.
+        judge: folder of the judge, for what its training took; None is that of the suite.
 
     Raises:
         ValueError: a file is missing or damaged, lacks a number or a marker, or a report is about
             other weights. Then nothing is written.
         OSError: a file could not be written.
     """
+    from lib.checkpoints.sources import read_spec
+
     spec, made = read_spec(model), collected(reports, model)
     for suite, report in made.items():
-        check_weights(report, model, whole=suite == "scenes")
+        check_weights(report, model, whole=suite != APPLICATIONS)
     contents = texts(made, spec, model, readme, judge)
     for path, text in contents.items():
         write_atomic(path, text)
@@ -82,28 +100,42 @@ def publish(
 
 
 def collected(reports: Sequence[Path], model: Path) -> dict[str, dict[str, Any]]:
-    """Suite -> report: those given, and for other suites what the model's folder keeps.
+    """Suite -> report, that of the model's world first: those given, else those that are kept.
 
     Raises:
-        ValueError: a file is missing or no report, two are of one suite, or none is on scenes.
+        ValueError: a file is missing or no report, two are of one suite or of two worlds, or there
+            is none but on applications.
     """
     made: dict[str, dict[str, Any]] = {}
     for path in reports:
         report = _read(path)
         if not {"protocol", "measures"} <= report.keys():
             raise ValueError(f"{path} is no report: give a report.json of `analysis evaluate`.")
-        suite = report["protocol"]["settings"].get("suite", "scenes")
-        if suite not in KEPT:
+        suite = _suite(report)
+        if suite != APPLICATIONS and card_of(suite) is None:
             raise ValueError(
-                f"{path} is of the suite {suite!r}: {' and '.join(KEPT)} are published."
+                f"{path} is of the suite {suite!r}, which is not published: give one of the suite "
+                f"that the model was made for, or of {APPLICATIONS}."
             )
-        if suite in made:
+        if any(kept_in(suite) == kept_in(other) for other in made):
             raise ValueError(f"{path} is a second report of the suite {suite!r}: give one of each.")
         made[suite] = report
-    for suite, name in KEPT.items():
-        if suite not in made and (suite == "scenes" or (model / name).exists()):
-            made[suite] = _read(model / name)
-    return made
+    for name in ("evaluation.json", "applications.json"):
+        missing = all(kept_in(suite) != name for suite in made)
+        if missing and (name == "evaluation.json" or (model / name).exists()):
+            report = _read(model / name)
+            made[_suite(report)] = report
+    return dict(sorted(made.items(), key=lambda item: item[0] == APPLICATIONS))
+
+
+def kept_in(suite: str) -> str:
+    """The file beside a model's weights that a published report of a suite is kept in."""
+    return "applications.json" if suite == APPLICATIONS else "evaluation.json"
+
+
+def card_of(suite: str) -> Card | None:
+    """What a suite says about itself in a model card; None if it is not published."""
+    return import_module(SUITES[suite][0]).SUITE.card if suite in SUITES else None
 
 
 def texts(
@@ -111,33 +143,42 @@ def texts(
     spec: ModelSpec,
     model: Path,
     readme: Path,
-    judge: Path,
+    judge: Path | None = None,
 ) -> dict[Path, str]:
     """What each file is going to hold.
 
     Args:
-        reports: suite -> report; that of applications may be absent.
+        reports: suite -> report (`collected`); that of applications may be absent.
         spec, model, readme, judge: see `publish`.
 
     Raises:
         ValueError: a file is missing or damaged, or lacks a number or a marker.
     """
-    training = {**_read(judge / "training.json"), **_read(model / "training.json")}
-    scenes, applied = reports["scenes"], reports.get("applications")
+    from analysis.measure import model_card
+
+    suite, report = next(iter(reports.items()))
+    about, applied = card_of(suite), reports.get(APPLICATIONS)
+    training = _read(model / "training.json")
+    judge = judge or about.judge
+    if judge is not None:
+        training = _read(judge / "training.json") | training
     blocks = {
         "trained": model_card.trained(training),
-        "measured": model_card.measured(scenes, spec),
+        "measured": model_card.measured(report, spec, about),
     }
     if applied is not None:
         blocks["effects"] = model_card.effects(applied, spec)
+    own = "" if suite == "scenes" else f" {suite}"
+    blocks = {f"{name}{own}": block for name, block in blocks.items()}
+    card = model_card.card(spec, about, sizes(model), training, report, applied)
+    kept = {
+        model / kept_in(suite): json.dumps(part, indent=1, ensure_ascii=False, allow_nan=False)
+        for suite, part in reports.items()
+    }
     return {
-        model / CARD: model_card.card(spec, sizes(model), training, scenes, applied),
+        model / CARD: card,
         readme: fill(readme.read_text(encoding="utf-8"), blocks),
-        **{
-            model / KEPT[suite]: json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False)
-            + "\n"
-            for suite, made in reports.items()
-        },
+        **{path: f"{text}\n" for path, text in kept.items()},
     }
 
 
@@ -165,16 +206,22 @@ def fill(text: str, blocks: Mapping[str, str]) -> str:
 
 def sizes(model: Path) -> dict[str, tuple[int, int]]:
     """Component -> (parameters, bytes) of the files in a model's folder."""
-    found = {}
-    for name in COMPONENTS:
-        path = model / f"{name}.safetensors"
-        count = sum(math.prod(shape) for shape in open_tensors(path).shapes.values())
-        found[name] = (count, path.stat().st_size)
-    return found
+    from lib.checkpoints.tensor_files import open_tensors
+
+    paths = {name: model / f"{name}.safetensors" for name in COMPONENTS}
+    return {
+        name: (sum(map(math.prod, open_tensors(path).shapes.values())), path.stat().st_size)
+        for name, path in paths.items()
+    }
 
 
 def check_weights(report: Mapping[str, Any], model: Path, whole: bool = True) -> None:
     """ValueError unless a report is about the weights in a model's folder; `whole`: all of them."""
+    import torch
+
+    from lib.checkpoints import load
+    from lib.fingerprints import fingerprint
+
     run, about = report["protocol"]["run"], report["protocol"]["model"]
     known = about["weights"]
     unused = [name for name in COMPONENTS if name not in known]
@@ -192,32 +239,8 @@ def check_weights(report: Mapping[str, Any], model: Path, whole: bool = True) ->
         )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Publish as the command line asks; print what was written."""
-    args = build_parser().parse_args(argv)
-    try:
-        written = publish(args.reports, args.model, args.readme)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(map(str, written)))
-    return 0
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Options of `python -m analysis.measure.publish`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.measure.publish",
-        description="Put an evaluation's numbers into the README and the model card.",
-    )
-    add = parser.add_argument
-    add("reports", nargs="*", type=Path, help="report.json files (default: those published last)")
-    add("--model", type=Path, default=PRETRAINED / "vd-mini", help="folder of the model")
-    add("--readme", type=Path, default=README, help="whose marked blocks are filled")
-    return parser
+def _suite(report: Mapping[str, Any]) -> str:
+    return report["protocol"]["settings"].get("suite", "scenes")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -230,7 +253,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} is damaged (not a JSON object).")
     return values
-
-
-if __name__ == "__main__":
-    sys.exit(main())

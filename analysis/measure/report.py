@@ -7,7 +7,7 @@ measure needs no new line. The sections named in `COMPARED` are laid out as comp
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,7 @@ from analysis.metrics.statistics import Estimate
 from lib.files import write_atomic
 
 Report = dict[str, Any]
-"""{"protocol": ..., "measures": nested dicts with `Estimate`s}."""
-Draw = Callable[[Mapping[str, Any], Path], Mapping[str, Path]]
-"""Measures and a run's folder -> title and path of each figure that was drawn there."""
+"""{"protocol": ..., "measures": nested dicts with `Estimate`s, "left_out": number -> why}."""
 
 COMPARED = {
     "sweep": ("guidance scales", "scale"),
@@ -28,6 +26,32 @@ COMPARED = {
 """Sections {flow: {run: measures}} -> what is compared, and head of the column of runs."""
 _UNITS = {"share": "%", "points": "points"}
 _HEAD = ("measure", "value", "95 % interval", "n")
+
+
+def numbers(section: Mapping[str, Any], path: str = "") -> tuple[dict[str, Any], dict[str, str]]:
+    """What was measured, and apart from it, why some of it has no number.
+
+    Args:
+        section: nested dicts; leaves are `Estimate`s, or sentences in their place.
+        path: of the section in the report.
+
+    Returns:
+        The same without the sentences and what is empty without them, and {path: sentence}.
+    """
+    kept: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    for name, value in section.items():
+        here = f"{path} / {_label(name)}" if path else _label(name)
+        if isinstance(value, str):
+            left_out[here] = value
+            continue
+        if isinstance(value, Mapping):
+            value, reasons = numbers(value, here)
+            left_out |= reasons
+            if reasons and not value:
+                continue
+        kept[name] = value
+    return kept, left_out
 
 
 def to_json(measures: Any) -> Any:
@@ -44,14 +68,7 @@ def dumps(report: Mapping[str, Any]) -> str:
     return json.dumps(to_json(report), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def draw_all(measures: Mapping[str, Any], folder: Path) -> Mapping[str, Path]:
-    """All figures that measures give rise to: `analysis.measure.report_figures.draw`."""
-    from analysis import report_figures  # matplotlib is slow to import: for a report only
-
-    return report_figures.draw(measures, folder)
-
-
-def keep(made: Report, folder: Path, draw: Draw | None = draw_all) -> None:
+def keep(made: Report, folder: Path, figures: bool = True) -> None:
     """Write a report's files into its run's folder: `report.json`, `report.md`, and figures.
 
     Of several processes one writes; all wait until it has.
@@ -59,12 +76,16 @@ def keep(made: Report, folder: Path, draw: Draw | None = draw_all) -> None:
     Args:
         made: the report.
         folder: of the run.
-        draw: makes the figures; None for a report without any.
+        figures: whether to draw them.
     """
     if processes.rank() == 0:
         write_atomic(folder / "report.json", dumps(made))
-        drawn = {} if draw is None else draw(made["measures"], folder)
-        links = {title: path.relative_to(folder).as_posix() for title, path in drawn.items()}
+        links = {}
+        if figures:
+            from analysis.measure.report_figures import draw  # matplotlib is slow to import
+
+            drawn = draw(made["measures"], folder)
+            links = {title: path.relative_to(folder).as_posix() for title, path in drawn.items()}
         write_atomic(folder / "report.md", to_markdown(made, links))
     processes.wait()
 
@@ -102,6 +123,11 @@ def _with_unit(text: str, estimate: Estimate) -> str:
     return f"{text} {unit}" if unit and text != "-" else text
 
 
+def cells(estimate: Estimate) -> tuple[str, str, str]:
+    """Value, interval and n, as tables show them."""
+    return value_text(estimate), interval_text(estimate), str(estimate.n)
+
+
 def leaves(measures: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Estimate]]:
     """(path, estimate) of all leaves in order; a path reads "test / attributes / color1"."""
     for name, value in measures.items():
@@ -116,61 +142,53 @@ def _label(name: object) -> str:
     return str(name).replace("_", " ")
 
 
-def tables(measures: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
-    """(title, rows of cells, the head first) of each section."""
-    for title, section in measures.items():
+def tables(made: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """(title, rows of cells, the head first) of each section of a report."""
+    for title, section in made["measures"].items():
         if title in COMPARED:
             compared, head = COMPARED[title]
             for flow, runs in section.items():
                 yield f"{flow}: {compared}", comparison(runs, head)
-            continue
-        rows = [_HEAD]
-        for path, e in leaves(section):
-            rows.append((path, value_text(e), interval_text(e), str(e.n)))
-        yield title, rows
+        else:
+            yield title, [_HEAD, *((path, *cells(e)) for path, e in leaves(section))]
+    if made.get("left_out"):
+        yield "left out", [("number", "why"), *made["left_out"].items()]
 
 
-def comparison(
-    runs: Mapping[str, Mapping[str, Estimate]], head: str = "scale"
-) -> list[tuple[str, ...]]:
+def comparison(runs: Mapping[str, Mapping[str, Estimate]], head: str) -> list[tuple[str, ...]]:
     """One row a run, one column a measure; a run may lack a measure."""
     names = list(dict.fromkeys(name for run in runs.values() for name in run))
     rows = [(head, *map(_label, names), "n")]
     for run_name, run in runs.items():
-        cells = [_cell(run[name]) if name in run else "" for name in names]
-        rows.append((str(run_name), *cells, str(max(e.n for e in run.values()))))
+        row = []
+        for e in map(run.get, names):
+            interval = interval_text(e) if e else ""
+            row.append((value_text(e) if e else "") + (f" ({interval})" if interval else ""))
+        rows.append((run_name, *row, str(max(e.n for e in run.values()))))
     return rows
 
 
-def _cell(estimate: Estimate) -> str:
-    interval = interval_text(estimate)
-    return f"{value_text(estimate)} ({interval})" if interval else value_text(estimate)
-
-
-def to_text(measures: Mapping[str, Any]) -> str:
+def to_text(made: Mapping[str, Any]) -> str:
     """Aligned tables for a terminal."""
     parts = []
-    for title, rows in tables(measures):
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [f"{title}", "-" * (sum(widths) + 2 * len(widths) - 2)]
-        for row in rows:
-            first, *rest = (
-                cell.ljust(w) if i == 0 else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            lines.append("  ".join([first, *rest]).rstrip())
+    for title, rows in tables(made):
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [title, "-" * (sum(widths) + 2 * len(widths) - 2)]
+        for first, *rest in rows:
+            padded = [first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]
+            lines.append("  ".join(padded).rstrip())
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
-def to_markdown(report: Mapping[str, Any], figures: Mapping[str, str] | None = None) -> str:
+def to_markdown(made: Mapping[str, Any], figures: Mapping[str, str] | None = None) -> str:
     """A whole report: what was measured, figures, every number, and the protocol.
 
     Args:
-        report: as `keep` takes it.
+        made: as `keep` takes it.
         figures: title -> where the picture is, from the report's folder.
     """
-    protocol = report["protocol"]
+    protocol = made["protocol"]
     lines = [f"# Evaluation `{protocol['run']}`", ""]
     lines += [
         f"{_sentence(protocol)} Intervals are of 95 %: Wilson's for shares, the normal "
@@ -180,17 +198,20 @@ def to_markdown(report: Mapping[str, Any], figures: Mapping[str, str] | None = N
     ]
     for title, path in (figures or {}).items():
         lines += [f"![{title}]({path})", ""]
-    for title, rows in tables(report["measures"]):
-        head, *body = rows
-        lines += [f"## {title}", "", _row(head), _row(["---"] + ["---:"] * (len(head) - 1))]
-        lines += [_row(row) for row in body] + [""]
+    for title, (head, *body) in tables(made):
+        lines += [f"## {title}", "", *table(head, body, right=1), ""]
     protocol_json = json.dumps(to_json(protocol), indent=2, ensure_ascii=False)
     lines += ["## Protocol", "", "```json", protocol_json, "```", ""]
     return "\n".join(lines)
 
 
-def _row(cells: Any) -> str:
-    return f"| {' | '.join(cells)} |"
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], right: int | None = None
+) -> list[str]:
+    """Lines of a Markdown table; columns from number `right` on are aligned to the right."""
+    right = len(head) if right is None else right
+    rule = ["---" if i < right else "---:" for i in range(len(head))]
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
 
 
 def _sentence(protocol: Mapping[str, Any]) -> str:

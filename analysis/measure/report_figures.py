@@ -16,15 +16,19 @@ from matplotlib.axes import Axes
 from analysis.metrics.statistics import Estimate
 from analysis.results.figures import COLORS, Chart, new_figure, save_figure, series_style, styled
 
-Measures = Mapping[str, Any]
+Runs = Mapping[str, Mapping[str, Estimate]]
+"""Name of a run, or title of a panel -> measure -> number."""
 
 OVERALL = {
     "text to image": ("t2i", "test", "all"),
     "  never-seen pairs": ("t2i", "heldout", "all"),
     "image variation": ("i2i", "semantics_kept", "all"),
+    "  of never-seen pairs": ("i2i", "heldout", "semantics_kept", "all"),
     "image to text": ("i2t", "exact_scene"),
+    "  on never-seen pairs": ("i2t", "heldout", "exact_scene"),
     "  best of several": ("caption", "exact_scene"),
     "text variation": ("t2t", "same_scene"),
+    "  about never-seen pairs": ("t2t", "heldout", "same_scene"),
     "text VAE": ("reconstruction", "text", "exact_match"),
 }
 ATTRIBUTES = {
@@ -40,7 +44,7 @@ _ASKED = {"text_to_image": "asked by a caption", "image_to_image": "asked by ano
 _HATCHES = ("//", "\\\\", "..", "xx", "--", "++", "oo")
 
 
-def draw(measures: Measures, folder: Path) -> dict[str, Path]:
+def draw(measures: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """Draw all figures that measures give rise to.
 
     Args:
@@ -64,16 +68,16 @@ def draw(measures: Measures, folder: Path) -> dict[str, Path]:
     for flow, runs in measures.get("sweep_fidelity", {}).items():
         chart = curves(runs, "fidelity to the input")
         charts[f"Fidelity to the input, {flow}"] = f"sweep-fidelity-{flow}", chart
-    found = {_ASKED[name]: part for name, part in measures.get("search", {}).items()}
-    if found:
-        charts["Search: whether the picture is found"] = "search", shares(found)
+    asked = {_ASKED[name]: part for name, part in measures.get("search", {}).items()}
+    if asked:
+        charts["Search: whether the picture is found"] = "search", shares(asked)
     return {
         title: save_figure(chart, name, out=folder)[0] for title, (name, chart) in charts.items()
     }
 
 
 @styled
-def shares(panels: Mapping[str, Mapping[str, Estimate]]) -> Chart:
+def shares(panels: Runs) -> Chart:
     """Shares as bars with their intervals, one panel a group; what was never seen has no bar.
 
     Args:
@@ -85,11 +89,11 @@ def shares(panels: Mapping[str, Mapping[str, Estimate]]) -> Chart:
     before: list[str] = []
     for i, (axes, (title, part)) in enumerate(zip(row, panels.items(), strict=True)):
         names = [_words(name) for name in part]
+        color, hatch = COLORS[i % len(COLORS)], _HATCHES[i % len(_HATCHES)]
         for place, e in enumerate(part.values()):
             if e.value is None:
                 continue
-            color = COLORS[i % len(COLORS)]
-            bar = {"color": "white", "edgecolor": color, "hatch": _HATCHES[i % len(_HATCHES)]}
+            bar = {"color": "white", "edgecolor": color, "hatch": hatch}
             axes.barh(place, 100 * e.value, height=0.7, **bar)
             if e.low is not None:
                 ends = [[100 * (e.value - e.low)], [100 * (e.high - e.value)]]
@@ -104,7 +108,7 @@ def shares(panels: Mapping[str, Mapping[str, Estimate]]) -> Chart:
 
 
 @styled
-def curves(runs: Mapping[str, Mapping[str, Estimate]], xlabel: str) -> Chart:
+def curves(runs: Runs, xlabel: str) -> Chart:
     """Measures over the runs of a sweep, each run named by a number; bands are intervals.
 
     All shares are in the first panel; measures of other kinds have a panel each.
@@ -126,7 +130,7 @@ def curves(runs: Mapping[str, Mapping[str, Estimate]], xlabel: str) -> Chart:
 
 
 @styled
-def samplers(runs: Mapping[str, Mapping[str, Estimate]]) -> Chart:
+def samplers(runs: Runs) -> Chart:
     """Each measure over the steps of each sampler; runs are named "ddim, 50".
 
     Where the cost of the runs is known, the first measure is shown over that, too.
@@ -136,7 +140,7 @@ def samplers(runs: Mapping[str, Mapping[str, Estimate]]) -> Chart:
         sampler, steps = name.rsplit(", ", 1)
         by_sampler.setdefault(sampler, {})[int(steps)] = run
     names = _names(runs, _MEASURED)
-    panels = [(name, None) for name in names]
+    panels: list[tuple[str, str | None]] = [(name, None) for name in names]
     if all(COST in run for run in runs.values()):
         panels.insert(1, (names[0], COST))
     figure, places = _panels(len(panels))
@@ -165,13 +169,11 @@ def line(
         label: for the legend.
     """
     factor = 100 if any(e is not None and e.kind == "share" for e in estimates) else 1
-
-    def numbers(end: str) -> np.ndarray:
-        found = [None if e is None else getattr(e, end) for e in estimates]
-        return factor * np.array([np.nan if value is None else value for value in found])
-
-    axes.plot(x, numbers("value"), label=label, **series_style(i))
-    low, high = numbers("low"), numbers("high")
+    value, low, high = (
+        factor * np.array([getattr(e, end, None) for e in estimates], dtype=float)
+        for end in ("value", "low", "high")
+    )
+    axes.plot(x, value, label=label, **series_style(i))
     if np.isfinite(low).any():
         axes.fill_between(x, low, high, color=COLORS[i % len(COLORS)], alpha=0.15, lw=0)
 
@@ -187,7 +189,7 @@ def _panels(count: int) -> tuple[Chart, list[Axes]]:
     return figure, places[:count]
 
 
-def _names(runs: Mapping[str, Mapping[str, Estimate]], kinds: Sequence[str]) -> list[str]:
+def _names(runs: Runs, kinds: Sequence[str]) -> list[str]:
     """Measures of those kinds, in order; a run may lack some."""
     return list(
         dict.fromkeys(name for run in runs.values() for name, e in run.items() if e.kind in kinds)
@@ -206,13 +208,13 @@ def _frame(axes: Axes, xlabel: str, ylabel: str, percent: bool) -> None:
         axes.set_ylim(0, 103)
 
 
-def _those(measures: Measures, paths: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _those(measures: Mapping[str, Any], paths: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Parts of a report by their titles, without those that it lacks."""
-    found = {}
+    parts = {}
     for title, path in paths.items():
         node: Any = measures
         for name in path:
             node = node.get(name) if isinstance(node, Mapping) else None
         if node is not None:
-            found[title] = node
-    return found
+            parts[title] = node
+    return parts

@@ -1,9 +1,9 @@
 """Measurements on disk, so that an interrupted evaluation goes on where it stopped.
 
-A *task* measures n inputs; what it finds for one input is a *row* (plain JSON types), which depends
-on the input's index and the settings alone. Rows are written in chunks as they are found, one file
-a chunk, each whole or not at all. Running a task again reads what is there and measures the rest,
-in whatever chunks: the same rows, whoever measured them and when. So several processes
+A *task* measures n inputs; what it learns of one input is a *row* (plain JSON types), which depends
+on the input's index and the settings alone. Rows are written in chunks as they are measured, one
+file a chunk, each whole or not at all. Running a task again reads what is there and measures the
+rest, in whatever chunks: the same rows, whoever measured them and when. So several processes
 (`analysis.measure.processes`) share a task by taking turns at its missing chunks.
 
     <folder>/<task>/000000-000049.json    {"rows": {"0": {...}, ...}, "seconds": ..., "when": ...}
@@ -15,7 +15,7 @@ import base64
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,6 +31,7 @@ from lib.files import write_atomic
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+Rows = Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ class Task:
         name: unique in a run; also the name of its folder.
         n: number of inputs.
         measure: consecutive indices -> one row each.
+        check: called with all rows, before the next task; ValueError ends the evaluation.
     """
 
     name: str
     n: int
     measure: Callable[[range], list[Row]]
+    check: Callable[[Rows], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,24 +76,18 @@ def run(task: Task, folder: Path, batch: int, progress: bool = True) -> Measured
         folder: of the run; the task's own folder is made in it.
         batch: most inputs a chunk, so at most so many are lost to an interruption.
         progress: show a bar on stderr.
-
-    Raises:
-        ValueError: batch below 1.
     """
-    if batch < 1:
-        raise ValueError(f"batch is {batch}: measure 1 or more inputs at once.")
     folder = folder / task.name
-    found, _, _ = _read(folder, task.n)
+    on_disk, _, _ = _read(folder, task.n)
     # agreed, since a process that starts late would already see what the others have measured
-    missing = processes.agreed([i for i in range(task.n) if i not in found])
+    missing = processes.agreed([i for i in range(task.n) if i not in on_disk])
     mine = shares(missing, batch, processes.world())[processes.rank()]
-    progress = progress and processes.rank() == 0
-    options = {"desc": task.name, "unit": "input", "disable": not progress}
-    with tqdm(total=task.n, initial=task.n - len(missing), **options) as bar:
+    hidden = not progress or processes.rank() > 0
+    done = task.n - len(missing)
+    with tqdm(total=task.n, initial=done, desc=task.name, unit="input", disable=hidden) as bar:
         for indices in mine:
             begin = time.perf_counter()
             rows = task.measure(indices)
-            assert len(rows) == len(indices), task.name
             chunk = {
                 "rows": dict(zip(map(str, indices), rows, strict=True)),
                 "seconds": time.perf_counter() - begin,
@@ -101,10 +98,13 @@ def run(task: Task, folder: Path, batch: int, progress: bool = True) -> Measured
     processes.wait()
     # read back, so that a fresh run and a resumed one go through the same numbers
     rows, seconds, when = _read(folder, task.n)
-    return Measured([rows[i] for i in range(task.n)], seconds, when)
+    measured = Measured([rows[i] for i in range(task.n)], seconds, when)
+    if task.check is not None:
+        task.check(measured.rows)
+    return measured
 
 
-def consecutive(indices: Sequence[int], most: int) -> Iterable[range]:
+def consecutive(indices: Sequence[int], most: int) -> Iterator[range]:
     """Ascending indices as ranges of at most `most`."""
     start = 0
     for i in range(1, len(indices) + 1):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image, ImageOps
 
-from analysis.measure.applications_tasks import counterpart
+from analysis.measure.scene_inputs import counterpart
 from data.scenes.captions import canonical_caption, parse
 from data.scenes.world import ATTRIBUTE_VALUES, Scene
 from tests.analysis.known_models import tagged
@@ -39,7 +39,7 @@ class Exact:
     def text_to_image(self, vd, texts, seed, **how):
         return pictures([parse(text) for text in texts], range(seed, seed + len(texts)))
 
-    def focused(self, vd, images, levels, **how):
+    def focus(self, vd, images, levels, **how):
         scenes = []
         for image in images:
             a = image.info["scene"]
@@ -73,7 +73,7 @@ class Exact:
         return pictures([Scene(scene.background, scene.style, (scene.things[kept],))])
 
     def edit(self, vd, images, source, target, **how):
-        assert not {"sampler", "scale"} & set(how)  # it inverts DDIM, at its own guidance
+        assert not {"n", "sampler", "scale"} & set(how)  # it inverts DDIM, at its own guidance
         for image, text in zip(images, source, strict=True):
             assert parse(text) == image.info["scene"]
         made = pictures([parse(text) for text in target])
@@ -101,7 +101,7 @@ class Idle(Exact):
     def image_variation(self, vd, images, **how):
         return SimpleNamespace(images=images)
 
-    def focused(self, vd, images, levels, **how):
+    def focus(self, vd, images, levels, **how):
         return pictures([image.info["scene"] for image in images for _ in levels])
 
     def dual_guided(self, vd, images, texts, strength, **how):
@@ -134,8 +134,8 @@ class Backwards(Exact):
     def image_variation(self, vd, images, fidelity, **how):
         return super().image_variation(vd, images, 1 - fidelity, **how)
 
-    def focused(self, vd, images, levels, **how):
-        return super().focused(vd, images, [1 - v for v in levels], **how)
+    def focus(self, vd, images, levels, **how):
+        return super().focus(vd, images, [1 - v for v in levels], **how)
 
     def dual_guided(self, vd, images, texts, strength, **how):
         return super().dual_guided(vd, images, texts, [1 - s for s in strength], **how)

@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.__main__ import main
-from analysis.measure import evaluate, report, scene_summary, scene_tasks, scenes_suite
+from analysis.cli import main
+from analysis.measure import evaluate, report, scene_inputs, scenes, suite
 from analysis.measure.evaluate import add_arguments
 from analysis.measure.protocol import PARTS, Settings
-from analysis.measure.scene_rows import pixels
-from analysis.measure.scenes_suite import evaluate_scenes
+from analysis.measure.scene_inputs import distinct_scenes, licence, pixels
+from analysis.measure.scenes import Scenes
+from analysis.measure.suite import measure
+from analysis.metrics.feature_models import FeatureModel
 from data.scenes.judge import HEADS, Judge, save_judge
 from data.scenes.world import split
-from lib.config import VD_MINI
+from lib.config import COMPONENTS
+from lib.specs import VD_MINI
 from tests.analysis.known_models import (
     SMALL,
     Dull,
@@ -30,7 +33,7 @@ from tests.analysis.known_models import (
 
 @pytest.fixture(autouse=True)
 def renders_know_their_scene(monkeypatch):
-    monkeypatch.setattr(scene_tasks, "render", tagged)
+    monkeypatch.setattr(scene_inputs, "render", tagged)
 
 
 # ------------------------------------------------------------------ known models
@@ -102,8 +105,8 @@ def test_features_are_compared_with_those_of_renders(tmp_path):
     def texts(given):
         return torch.tensor([[len(t), t.count("a"), 1.0] for t in given])
 
-    features = scene_tasks.FeatureFunctions("mean colour", images, texts)
-    found = measures(tmp_path, SwapsColors(), features=features)
+    features = FeatureModel("mean colour", images, texts)
+    found = measures(tmp_path, SwapsColors(), models=[features])
     distances = found["t2i"]["features"]
     assert distances["frechet_distance"].value > 5 * distances["frechet_distance_of_renders"].value
     assert 0 < distances["clip_score"].value < 1
@@ -136,9 +139,9 @@ def test_sweep_of_scales(tmp_path):
     seeds = {}
     for flow, _, seed, scale in modes.calls:
         seeds.setdefault((flow, scale), set()).add(seed)
-    assert seeds["i2t", 1.0] == seeds["i2t", 2.5] == seeds["i2t", VD_MINI.scale_image]
+    assert seeds["i2t", 1.0] < seeds["i2t", VD_MINI.scale_image], "and those of heldout"
     assert seeds["t2i", 1.0] == seeds["t2i", 2.5] < seeds["t2i", VD_MINI.scale_text]
-    assert "t2i: guidance scales" in report.to_text(found)
+    assert "t2i: guidance scales" in report.to_text({"measures": found})
 
 
 # ------------------------------------------------------------------ the judge
@@ -161,26 +164,21 @@ def test_texts_need_no_judge(tmp_path):
 def test_licence_needs_every_attribute():
     right = dict.fromkeys(HEADS, True)
     rows = [{"right": right}] * 995 + [{"right": right | {"size2": False}}] * 5
-    assert scene_summary.licence({"test": rows})["test"]["size2"].value == 0.995
+    assert licence("test", rows)["size2"].value == 0.995
     rows[0] = rows[-1]
     with pytest.raises(ValueError, match=r"size2 99.40% \(test\)"):
-        scene_summary.licence({"test": rows})
+        licence("test", rows)
 
 
-# ------------------------------------------------------------------ own features, command line
+def test_distinct_scenes_are_the_beginning_of_a_longer_list():
+    scenes = distinct_scenes(40, seed=3)
+    assert len(set(scenes)) == 40 and not set(scenes) & set(split("heldout", 40, seed=3))
+    assert scenes == distinct_scenes(45, seed=3)[:40]
+    with pytest.raises(ValueError, match="n is 0"):
+        distinct_scenes(0, seed=3)
 
 
-def test_texts_too_long_for_clip_lose_their_end():
-    class Short:
-        spec = VD_MINI
-
-        def text_features(self, texts):
-            if max(len(text.split()) for text in texts) > 3:
-                raise ValueError("too long")
-            return torch.tensor([[float(len(text.split()))] for text in texts])
-
-    texts = scenes_suite.own_features(Short()).texts
-    assert texts(["a b", "a b c d e f g h", ""]).tolist() == [[2], [3], [0]]
+# ------------------------------------------------------------------ command line
 
 
 def arguments(*words):
@@ -202,9 +200,9 @@ def command(monkeypatch, tmp_path):
             Judge.__init__(self, width=4, hidden=8)
             TellingJudge.__init__(self)
 
-    monkeypatch.setattr(scenes_suite, "load", load)
-    monkeypatch.setattr(scenes_suite, "load_judge", lambda folder: ModuleJudge())
-    monkeypatch.setattr(evaluate_scenes, "__defaults__", (Oracle(),))
+    monkeypatch.setattr("lib.checkpoints.load", load)
+    monkeypatch.setattr(scene_inputs, "load_judge", lambda folder: ModuleJudge())
+    monkeypatch.setattr(suite, "MODES", Oracle())
     monkeypatch.setattr(evaluate, "Settings", small_settings)
     return lambda *words: (evaluate.run(arguments(*words, "--out", str(tmp_path))), loaded)
 
@@ -216,8 +214,9 @@ def untrained_judge(folder, accuracy=0.999):
 
 
 def test_the_real_path_from_the_shell(model_folder, tmp_path, monkeypatch, capsys):
-    """Random weights through `analysis.modes.generate`: nothing is right, everything is measured."""
-    monkeypatch.setattr(scene_tasks, "write", lambda scene, rng: "a large red circle on gray")
+    """Random weights through `analysis.modes`: nothing is right, everything is measured."""
+    for module in (scene_inputs, scenes):
+        monkeypatch.setattr(module, "write", lambda scene, rng: "a large red circle on gray")
     words = ["evaluate", "--model", str(model_folder), "--n", "3", "--steps", "2", "--quiet"]
     words += ["--device", "cpu", "--out", str(tmp_path), "--json"]
     no_judge = [*words, "--flows", "i2t,t2t,reconstruction", "--judge", str(tmp_path / "none")]
@@ -231,7 +230,7 @@ def test_the_real_path_from_the_shell(model_folder, tmp_path, monkeypatch, capsy
     assert main(no_judge) == 0
     assert json.loads(capsys.readouterr().out) == printed, "read from disk"
 
-    monkeypatch.setattr(scene_summary, "MIN_ACCURACY", 0.0)
+    monkeypatch.setattr(scene_inputs, "MIN_ACCURACY", 0.0)
     monkeypatch.setattr(evaluate, "Settings", small_settings)
     with_judge = [*words, "--flows", "t2i,i2i", "--judge", untrained_judge(tmp_path / "judge")]
     assert main(with_judge) == 0
@@ -257,7 +256,7 @@ def test_shell_refuses_poor_judges_and_missing_ones(model_folder, tmp_path, monk
 
 def test_pictures_need_a_judge(tmp_path):
     with pytest.raises(ValueError, match="give a judge"):
-        evaluate_scenes(FakeModel(), None, SMALL, Oracle(), out=tmp_path)
+        measure(Scenes(FakeModel(), SMALL, modes=Oracle()), tmp_path)
 
 
 def small_settings(**changes):
@@ -267,8 +266,8 @@ def small_settings(**changes):
 def test_command_line_prints_one_json_document(command, capsys):
     code, loaded = command("--n", "4", "--seed", "7", "--json", "--steps", "5")
     printed = json.loads(capsys.readouterr().out)
-    assert code == 0 and loaded["name"] == "vd-mini" and loaded["encoders"] is False
-    assert set(loaded["flows"]) == {"t2i", "i2i", "i2t", "t2t"}
+    assert code == 0 and loaded["name"] == "vd-mini"
+    assert set(loaded["components"]) == set(COMPONENTS)
     assert printed["protocol"]["settings"]["n"] == 4
     assert printed["protocol"]["settings"]["steps"] == 5
     assert set(printed["measures"]) == {*PARTS, "judge"}
@@ -278,8 +277,7 @@ def test_command_line_prints_a_table_of_some_flows(command, capsys):
     code, loaded = command("--n", "4", "--flows", "i2t,t2t", "--sweep-scale", "1,2", "--quiet")
     printed = capsys.readouterr().out
     assert code == 0 and "i2t: guidance scales" in printed and "report.md" in printed
-    assert loaded["flows"] == ["i2t", "t2t"]
-    assert "image_encoder" not in loaded["components"]
+    assert not {"image_data", "image_encoder", "image_decoder"} & set(loaded["components"])
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.measure import report, scene_tasks
+from analysis.measure import report, scene_inputs
 from analysis.measure.protocol import Settings, identity, run_name
 from analysis.measure.rows import Task, consecutive, pack, unpack
 from analysis.measure.rows import run as run_task
-from analysis.measure.scene_rows import differences, layout, pixels, said
-from analysis.measure.scenes_suite import evaluate_scenes
+from analysis.measure.scene_inputs import differences, layout, pixels, said
+from analysis.measure.scenes import Scenes
+from analysis.measure.suite import measure
 from analysis.metrics.statistics import Estimate
 from data.scenes.captions import canonical_caption
 from data.scenes.draw import layout as true_layout
 from data.scenes.draw import render
 from data.scenes.world import Scene, Thing
-from lib.config import VD_MINI
+from lib.specs import VD_MINI
 from tests.analysis.known_models import (
     PAIR,
     RED,
@@ -36,7 +37,7 @@ from tests.analysis.known_models import (
 
 @pytest.fixture(autouse=True)
 def renders_know_their_scene(monkeypatch):
-    monkeypatch.setattr(scene_tasks, "render", tagged)
+    monkeypatch.setattr(scene_inputs, "render", tagged)
 
 
 # ------------------------------------------------------------------ resuming
@@ -120,7 +121,7 @@ def test_features_survive_json():
 def named(**changes):
     vd = FakeModel()
     settings = Settings(**changes).resolved(vd)
-    return run_name(settings, vd, identity(settings, vd, TellingJudge(), None))
+    return run_name(identity(settings, vd, TellingJudge()))
 
 
 def test_another_setting_is_another_run(monkeypatch):
@@ -146,7 +147,7 @@ def test_the_protocol_says_how_large_pictures_are():
     vd = FakeModel()
     tower = replace(VD_MINI.clip.vision, image_size=48)
     vd.spec = replace(VD_MINI, image_size=128, clip=replace(VD_MINI.clip, vision=tower))
-    known = identity(Settings().resolved(vd), vd, TellingJudge(), None)
+    known = identity(Settings().resolved(vd), vd, TellingJudge())
     assert known["resolution"] == {"generated": 128, "clip": 48}
 
 
@@ -162,9 +163,8 @@ def test_a_folder_of_another_evaluation_is_left_alone(tmp_path):
 
 
 def test_report_on_disk_and_as_tables(tmp_path):
-    made = evaluate_scenes(
-        FakeModel(), TellingJudge(), SMALL, Oracle(), out=tmp_path, progress=False
-    )
+    suite = Scenes(FakeModel(), SMALL, judge=TellingJudge(), modes=Oracle())
+    made = measure(suite, tmp_path, progress=False)
     folder = tmp_path / made["protocol"]["run"]
 
     def refuse(constant):
@@ -181,7 +181,7 @@ def test_report_on_disk_and_as_tables(tmp_path):
     assert protocol["judge"] == "TellingJudge" and protocol["versions"]["torch"]
     assert protocol["finished"] and protocol["seconds"] >= 0
     assert protocol["resolution"] == {"generated": 64, "clip": 64}
-    text, markdown = report.to_text(made["measures"]), (folder / "report.md").read_text()
+    text, markdown = report.to_text(made), (folder / "report.md").read_text()
     for title in ("t2i", "i2i", "i2t", "t2t", "reconstruction", "search", "caption", "judge"):
         assert f"\n{title}\n" in f"\n{text}" and f"## {title}\n" in markdown
     row = next(line for line in text.splitlines() if line.startswith("test / all"))
@@ -208,7 +208,7 @@ def test_numbers_in_tables(estimate, value, interval):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"n": 0}, "n is 0: give an integer from 1"),
+        ({"n": 0}, "n is 0: give a whole number from 1"),
         ({"batch": -1}, "batch is -1"),
         ({"seed": -1}, "seed is -1"),
         ({"flows": ("t2v",)}, r"'t2v': choose from t2i, .*, caption\."),
@@ -216,7 +216,7 @@ def test_numbers_in_tables(estimate, value, interval):
         ({"suite": "coco"}, "no suite 'coco'"),
         ({"flows": ("t2t",), "sweep_scale": (1.0,)}, "add one of them"),
         ({"steps": 0}, "steps"),
-        ({"steps": 501}, "steps"),
+        ({"steps": 1000}, "steps"),
         ({"scale_text": -1.0}, "scale"),
         ({"sampler": "magic"}, "magic"),
     ],

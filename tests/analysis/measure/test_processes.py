@@ -15,7 +15,7 @@ from analysis.measure.rows import shares
 from analysis.metrics.statistics import Estimate
 from data.scenes.judge import HEADS, Judge, save_judge
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
 
 PROGRAM = """
@@ -23,14 +23,15 @@ import dataclasses, json, sys
 from analysis.measure import evaluate
 from analysis.measure import processes
 from analysis.measure import rows
-from analysis.measure import scene_summary
-from analysis.measure import scene_tasks
-from analysis.__main__ import main
+from analysis.measure import scene_inputs
+from analysis.measure import scenes
+from analysis.measure import suite
+from analysis.cli import main
 from analysis.measure.protocol import Settings
 
-scene_summary.MIN_ACCURACY = 0.0  # of random weights
+scene_inputs.MIN_ACCURACY = 0.0  # of random weights
 # a caption that the tiny model's vocabulary can spell
-scene_tasks.write = lambda scene, rng: "a large red circle on gray"
+scenes.write = scene_inputs.write = lambda scene, rng: "a large red circle on gray"
 evaluate.Settings = lambda **given: Settings(licence_n=4, t2t_pairs=2, **given)
 measured = []
 
@@ -43,8 +44,7 @@ def noting(task, *others):
 
     return rows.run(dataclasses.replace(task, measure=measure), *others)
 
-import analysis.measure.scenes_suite
-analysis.measure.scenes_suite.run_task = noting
+suite.run = noting
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -7,13 +7,18 @@ import shutil
 
 import pytest
 
-from analysis.measure import model_card, publish, scene_tasks
+from analysis.cli import main
+from analysis.measure import model_card, publish, scene_inputs
 from analysis.measure.protocol import PARTS
 from analysis.measure.report import dumps as to_json_text
-from analysis.measure.scenes_suite import evaluate_scenes
+from analysis.measure.report import interval_text
+from analysis.measure.scene_card import CARD
+from analysis.measure.scenes import Scenes
+from analysis.measure.suite import measure
 from analysis.metrics.statistics import paired_difference, wilson
-from analysis.modes.sampling import fingerprint
-from lib.config import COMPONENTS, FLOWS, VD_MINI
+from lib.config import COMPONENTS, FLOWS
+from lib.fingerprints import fingerprint
+from lib.specs import VD_MINI
 from tests.analysis.known_models import SMALL, FakeModel, Oracle, TellingJudge, tagged
 
 STAGE = {
@@ -39,9 +44,9 @@ Between.
 @pytest.fixture
 def report(tmp_path, monkeypatch):
     """The report of a model that does all that is asked."""
-    monkeypatch.setattr(scene_tasks, "render", tagged)
-    options = {"out": tmp_path / "evaluation", "progress": False, "figures": False}
-    made = evaluate_scenes(FakeModel(), TellingJudge(), SMALL, Oracle(), **options)
+    monkeypatch.setattr(scene_inputs, "render", tagged)
+    suite = Scenes(FakeModel(), SMALL, judge=TellingJudge(), modes=Oracle())
+    made = measure(suite, tmp_path / "evaluation", progress=False, figures=False)
     path = tmp_path / "evaluation" / made["protocol"]["run"] / "report.json"
     return json.loads(path.read_text())
 
@@ -73,7 +78,7 @@ def test_numbers_land_where_they_belong(place, report, vd):
     assert "<!-- /measured -->\n\nBetween.\n<!-- trained -->\n| stage |" in readme
     assert readme.endswith("<!-- /trained -->\n<!-- effects -->\n<!-- /effects -->\n")
     assert "applications.json" not in card
-    share = model_card.interval_text(wilson(SMALL.n, SMALL.n))
+    share = interval_text(wilson(SMALL.n, SMALL.n))
     for text in (card, readme):
         assert f"| text to image | every attribute right | 100.0 % | {share} | {SMALL.n} |" in text
         assert "| image VAE | reconstruction (PSNR) | 100.00 dB |" in text
@@ -194,14 +199,17 @@ def test_reports_that_cannot_be_published_are_refused(place, applied):
     empty = made | {"measures": {}}
     other = copy.deepcopy(made)
     other["protocol"]["settings"]["suite"] = "folder"
-    for changed, told in ((empty, "no criteria"), (other, "suite 'folder': scenes and app")):
+    for changed, told in (
+        (empty, "no criteria"),
+        (other, "suite 'folder', which is not published"),
+    ):
         applied.write_text(json.dumps(changed))
         with pytest.raises(ValueError, match=told):
             publish.publish(**{**place, "reports": [*place["reports"], applied]})
     assert place["readme"].read_text() == README
 
 
-@pytest.mark.parametrize("path", [path for _, _, path in model_card.HEADLINES] + [("judge",)])
+@pytest.mark.parametrize("path", [path for _, _, path in CARD.headlines] + [("judge",)])
 def test_a_report_without_a_number_is_refused(place, report, path):
     less = copy.deepcopy(report)
     node = less["measures"]
@@ -252,6 +260,6 @@ def test_a_block_is_replaced_literally():
 def test_the_command_line_says_what_is_wrong(place, capsys, content):
     path = place["reports"][0]
     path.unlink() if content is None else path.write_text(content)
-    assert publish.main([str(path), "--model", str(place["model"])]) == 2
+    assert main(["publish", str(path), "--model", str(place["model"])]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and str(path) in err and err.count("\n") == 1

@@ -7,14 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.measure import report, scene_summary, scene_sweeps, scene_tasks
+from analysis.measure import report, scene_inputs, scene_summary, scenes, sweeps
 from analysis.measure.protocol import Settings
-from analysis.measure.scene_sweeps import evaluations
-from analysis.measure.scenes_suite import MODES
-from analysis.modes.generate import text_to_image
+from analysis.measure.sweeps import evaluations
+from analysis.modes import text_to_image
 from data.scenes.captions import canonical_caption
-from lib.config import VD_MINI
 from lib.schedule import NoiseSchedule
+from lib.specs import VD_MINI
 from tests.analysis.known_models import (
     PAIR,
     FakeModel,
@@ -30,7 +29,7 @@ STEPS = {"flows": ("t2i",), "sampler": "ddim", "steps": 50, "sweep_steps": (20, 
 
 @pytest.fixture(autouse=True)
 def renders_know_their_scene(monkeypatch):
-    monkeypatch.setattr(scene_tasks, "render", tagged)
+    monkeypatch.setattr(scene_inputs, "render", tagged)
 
 
 def small(**changes):
@@ -65,7 +64,7 @@ def test_steps_are_compared_input_by_input(tmp_path):
     assert -1 <= lost.low < lost.value < lost.high < 0
     same = runs["heun, 50"]["all_minus_ddim_50"]
     assert same.value == 0 and same.low == -same.high and same.high > 0.1, "8 inputs prove little"
-    text = report.to_text(found)
+    text = report.to_text({"measures": found})
     assert "t2i: steps of each sampler" in text and "-62.5 points (" in text
     seeds = {}
     for flow, count, seed, _ in modes.calls:
@@ -92,7 +91,7 @@ def test_scales_that_are_measured_anyhow_are_not_measured_again(tmp_path):
     found = measures(tmp_path, modes, settings)
     assert list(found["sweep"]["i2t"]) == [f"{usual:g}", "1"]
     assert found["sweep"]["i2t"][f"{usual:g}"]["exact_scene"].n == 3
-    assert [scale for *_, scale in modes.calls] == [usual, usual, 1]
+    assert [scale for *_, scale in modes.calls] == [usual] * 4 + [1]
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun"])
@@ -180,11 +179,8 @@ def test_search_counts_what_is_found(tmp_path):
 
 
 def test_search_needs_vectors_of_texts(tmp_path):
-    class Blind(FakeModel):
-        loaded = ()
-
-    with pytest.raises(ValueError, match="load clip_text and clip_vision, or give flows without"):
-        measures(tmp_path, Oracle(), small(flows=("search",)), vd=Blind())
+    with pytest.raises(ValueError, match="feature function that makes both, or flows without"):
+        measures(tmp_path, Oracle(), small(flows=("search",)), models=())
 
 
 class Improves(Oracle):
@@ -235,8 +231,9 @@ def test_what_choosing_wins_and_what_it_could_win():
 
 
 def test_the_real_functions_take_what_sweeps_give_them(vd, monkeypatch, tmp_path):
-    """Random weights, `analysis.modes.generate` and `analysis.folders.caption`: nothing is right."""
-    monkeypatch.setattr(scene_tasks, "write", lambda scene, rng: "a large red circle on gray")
+    """Random weights, `analysis.modes` and `analysis.folders.caption`: nothing is right."""
+    for module in (scene_inputs, scenes):
+        monkeypatch.setattr(module, "write", lambda scene, rng: "a large red circle on gray")
     settings = small(
         flows=("t2i", "i2i", "caption"), n=2, steps=2, sweep_steps=(1,), sweep_fidelity=(0.5, 1)
     )
@@ -249,10 +246,11 @@ def test_the_real_functions_take_what_sweeps_give_them(vd, monkeypatch, tmp_path
                 image.info.setdefault("scene", PAIR)
             return super().read(images)
 
-    found = measures(tmp_path, MODES, settings, vd=vd, judge=Guesses())
+    found = measures(tmp_path, None, settings, vd=vd, judge=Guesses())
     runs = found["sweep_steps"]["t2i"]
     assert list(runs) == ["ddim, 1", "dpmpp_2m, 1", "heun, 1"]
     assert found["sweep_fidelity"]["i2i"]["1"]["pixels_to_input"].n == 2
     assert torch.isfinite(torch.tensor(runs["heun, 1"]["frechet_distance"].value))
     assert found["caption"]["of_first"]["exact_scene"].n == 2
-    assert scene_sweeps.points(settings.resolved(vd))[0].task == "sweep-t2i-ddim-1"
+    main = scenes.Scenes.main
+    assert sweeps.points(settings.resolved(vd), main)[0].task == "sweep-t2i-ddim-1"

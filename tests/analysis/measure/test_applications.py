@@ -6,19 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.__main__ import main
+from analysis.cli import main
+from analysis.measure import applications, evaluate, report, scene_inputs
 from analysis.measure import applications_summary as summary
-from analysis.measure import applications_tasks, evaluate, report, scene_summary, scene_tasks
-from analysis.measure.applications_suite import evaluate_applications
-from analysis.measure.applications_tasks import (
-    PARTS,
-    changed,
-    counterpart,
-    hiding,
-    phrase,
-    two_things,
-)
+from analysis.measure.applications import APPLICATIONS, Applications
+from analysis.measure.applications_summary import EDITED
 from analysis.measure.protocol import Settings
+from analysis.measure.scene_inputs import changed, counterpart, hiding, phrase, two_things
+from analysis.measure.suite import measure
 from analysis.metrics.statistics import Estimate, number
 from data.scenes.draw import BACKGROUND_RGB, layout, render
 from data.scenes.judge import load_judge
@@ -32,15 +27,17 @@ MANY = Settings(n=80, seed=3, licence_n=4, batch=30, suite="applications")
 
 @pytest.fixture(autouse=True)
 def renders_know_their_scene(monkeypatch):
-    for module in (scene_tasks, applications_tasks):
+    for module in (scene_inputs, applications):
         monkeypatch.setattr(module, "render", tagged)
 
 
-def measured(tmp_path, modes, settings=MANY, parts=PARTS, judge=None):
-    return evaluate_applications(
-        FakeModel(), judge or TellingJudge(), settings, modes, parts=parts, out=tmp_path,
-        progress=False,
-    )["measures"]  # fmt: skip
+def made(tmp_path, modes, settings=MANY, parts=APPLICATIONS, judge=None):
+    suite = Applications(FakeModel(), settings, judge=judge, modes=modes, parts=parts)
+    return measure(suite, tmp_path, progress=False)
+
+
+def measured(tmp_path, modes, settings=MANY, parts=APPLICATIONS):
+    return made(tmp_path, modes, settings, parts, TellingJudge())["measures"]
 
 
 def verdicts(measures):
@@ -148,7 +145,7 @@ def test_the_wrong_way_round_fails_with_its_numbers_in_the_report(tmp_path):
     assert found["focus"]["style_kept"]["slope"].value == pytest.approx(-1.2)
     assert found["focus"]["style_kept"]["worst_step"].value == -1
     assert found["blend"]["other_thing_seen"]["lost_by_mask"].value == 1
-    text = report.to_text(found)
+    text = report.to_text({"measures": found})
     line = next(x for x in text.splitlines() if x.startswith("focus / style is kept: slope"))
     assert line.split("/")[-1].split() == ["fail", "-1.200", "-1.200", "-", "-1.200", "20"]
     assert "fidelity / distance falls: rank correlation (interval below 0) / fail" in text
@@ -179,7 +176,7 @@ def test_counterparts_share_nothing_and_edits_one_attribute_less_than_all():
         same = {name for name in a if a[name] == b[name]}
         assert same == {"count"} | {name for name in a if a[name] is None}
         assert is_test(Scene.from_attributes(b))
-        wanted, name = changed(scene, rng)
+        wanted, name = changed(scene, EDITED, rng)
         c = wanted.attributes()
         assert [n for n in a if a[n] != c[n]] == [name] and not wanted.held_out
         assert a[name] in phrase(name, a[name]).split() and c[name] in phrase(name, c[name]).split()
@@ -262,18 +259,16 @@ def test_batches_and_interruptions_change_nothing(tmp_path):
     assert not list((tmp_path / "b").rglob("report.*"))
 
     class OnlyEdits(Exact):
-        dual_guided = describe = focused = blend = interpolate = image_variation = None
+        dual_guided = describe = focus = blend = interpolate = image_variation = None
 
     assert measured(tmp_path / "b", OnlyEdits(), Settings(batch=3, **settings)) == whole
 
 
 def test_texts_need_no_judge_pictures_do_and_nonsense_is_refused(tmp_path):
     settings = Settings(n=3, suite="applications")
-    made = evaluate_applications(
-        FakeModel(), None, settings, Exact(), parts=["describe"], out=tmp_path, progress=False
-    )
-    assert list(made["measures"]) == ["criteria", "describe"]
-    assert made["protocol"]["applications"] == ["describe"]
+    texts = made(tmp_path, Exact(), settings, ["describe"])
+    assert list(texts["measures"]) == ["criteria", "describe"]
+    assert texts["protocol"]["applications"] == ["describe"]
     for changes, message in (
         ({"judge": None}, "have to be judged"),
         ({"parts": ["focus", "magic"]}, "'magic': choose from fidelity, focus"),
@@ -281,24 +276,23 @@ def test_texts_need_no_judge_pictures_do_and_nonsense_is_refused(tmp_path):
         ({"settings": Settings(flows=("t2i",), suite="applications")}, "neither flows nor sweeps"),
         ({"settings": Settings(sweep_scale=(1,), suite="applications")}, "neither flows nor"),
     ):
-        given = {"judge": TellingJudge(), "settings": settings, "parts": PARTS} | changes
-        judge, chosen = given.pop("judge"), given.pop("settings")
+        given = {"judge": TellingJudge(), "settings": settings} | changes
         with pytest.raises(ValueError, match=message):
-            evaluate_applications(FakeModel(), judge, chosen, Exact(), out=tmp_path, **given)
+            made(tmp_path, Exact(), **given)
     with pytest.raises(ValueError, match="misreads real renders"):
         small = Settings(n=3, licence_n=4, suite="applications")
-        measured(tmp_path, None, small, judge=TellingJudge(wrong={0}))
+        made(tmp_path, Exact(), small, judge=TellingJudge(wrong={0}))
 
 
 def test_the_real_applications_from_the_shell(model_folder, tmp_path, monkeypatch, capsys):
     """Random weights: every application is called as it wants to be, and everything is measured."""
-    monkeypatch.setattr(scene_tasks, "render", render)
-    monkeypatch.setattr(applications_tasks, "render", render)
-    monkeypatch.setattr(applications_tasks, "write", lambda scene, rng: "a ring on gray")
+    monkeypatch.setattr(scene_inputs, "render", render)
+    monkeypatch.setattr(applications, "render", render)
+    monkeypatch.setattr(applications, "write", lambda scene, rng: "a ring on gray")
     monkeypatch.setattr(
-        applications_tasks, "canonical_caption", lambda scene: f"a {scene.things[0].color} ring"
+        applications, "canonical_caption", lambda scene: f"a {scene.things[0].color} ring"
     )
-    monkeypatch.setattr(scene_summary, "MIN_ACCURACY", 0.0)
+    monkeypatch.setattr(scene_inputs, "MIN_ACCURACY", 0.0)
     monkeypatch.setattr(evaluate, "Settings", small_settings)
     words = ["evaluate", "--suite", "applications", "--model", str(model_folder), "--n", "2"]
     words += ["--seed", "7", "--steps", "2", "--quiet", "--device", "cpu", "--out", str(tmp_path)]
@@ -306,9 +300,9 @@ def test_the_real_applications_from_the_shell(model_folder, tmp_path, monkeypatc
     assert main(words) == 0
     printed = json.loads(capsys.readouterr().out)
     measures = printed["measures"]
-    assert list(measures) == ["criteria", *PARTS, "judge"]
+    assert list(measures) == ["criteria", *APPLICATIONS, "judge"]
     assert printed["protocol"]["run"].startswith("applications_tiny_n2_seed7_")
-    for part in PARTS:
+    for part in APPLICATIONS:
         assert measures["criteria"][part]
         for verdict in measures["criteria"][part].values():
             ((name, number),) = verdict.items()
