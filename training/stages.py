@@ -32,12 +32,15 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.device = parallel.start(args.device)
+    side = args.side
+    if side is None and args.init is not None and not args.init.endswith(".pt"):
+        side = load(args.init, device="cpu").spec.image_size
     data = open_data(
         args.data,
         args.runs,
         scenes=args.scenes,
         cached=args.cached,
-        side=args.side,
+        side=side,
         fit=args.fit,
         mirror=args.mirror,
     )
