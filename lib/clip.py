@@ -15,7 +15,6 @@ Source: Radford et al., arXiv 2103.00020 (CLIP); Xu et al., arXiv 2211.08332, se
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +28,10 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from .buffers import materialize_after_load
-from .images import to_pil, to_tensor
-from .optimus import check_attention
-
-if TYPE_CHECKING:
-    from .config import ClipConfig
+from lib.buffers import materialize_after_load
+from lib.config import ClipConfig
+from lib.images import to_pil, to_tensor
+from lib.optimus import check_attention
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

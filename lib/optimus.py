@@ -17,18 +17,16 @@ arXiv 2004.04092, as used by Versatile Diffusion (arXiv 2211.08332).
 from __future__ import annotations
 
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2LMHeadModel
 
-from .buffers import materialize_after_load
-
-if TYPE_CHECKING:
-    from .config import OptimusConfig
-    from .noise import SampleNoise
+from lib.buffers import materialize_after_load
+from lib.config import OptimusConfig
+from lib.noise import SampleNoise
 
 ATTENTION = ("sdpa", "eager")
 # transformers renamed GPT-2's argument; the versions allowed here have one name or both

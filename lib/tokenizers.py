@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -22,10 +22,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
 from transformers import BertTokenizer, CLIPTokenizer, GPT2Tokenizer
 
-from .optimus import drop_first_and_last_word, remove_repeated_ngrams
-
-if TYPE_CHECKING:
-    from .config import ModelSpec
+from lib.config import ModelSpec
+from lib.optimus import drop_first_and_last_word, remove_repeated_ngrams
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from lib.checkpoints import keymaps
-from lib.checkpoints.sources import OWN, Part, locate, shorten
+from lib.checkpoints.parts import OWN, Part, shorten
+from lib.checkpoints.sources import locate
 from lib.checkpoints.tensor_files import TensorFile
 from lib.components import build, check_components, components_for, named_tensors, structure
 from lib.config import COMPONENTS, ModelSpec

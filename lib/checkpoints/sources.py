@@ -8,20 +8,17 @@ for are not opened, let alone downloaded.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.checkpoints import hub, keymaps
-from lib.checkpoints.tensor_files import ENDINGS, TensorFile, ending, open_tensors
-from lib.components import structure
+from lib.checkpoints import hub
+from lib.checkpoints.parts import OWN, Part, shorten, sort_file
+from lib.checkpoints.tensor_files import ENDINGS, ending
 from lib.config import COMPONENTS, ModelSpec
 from lib.specs import VD_FOUR_FLOW_V1_0
-
-OWN = "own"
-"""Layout of this project: a folder with config.json and one <component>.safetensors each."""
 
 _SIDE_FILES = {
     "image_encoder": "kl-f8.pth",
@@ -50,21 +47,6 @@ _DIFFUSERS_NAME = re.compile(
 
 Candidates = Iterator[tuple[Path, str | None]]
 """Files that may hold a component, with their layout where it is known beforehand."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """An opened file, sorted.
-
-    Attributes:
-        file: names, shapes and values.
-        layout: `OWN` or one of `keymaps.LAYOUTS`.
-        keys: component -> parameter -> the file's key for it.
-    """
-
-    file: TensorFile
-    layout: str
-    keys: dict[str, dict[str, str]]
 
 
 class Source:
@@ -117,43 +99,6 @@ class Source:
         )
 
 
-def sort_file(path: Path, spec: ModelSpec, layout: str | None = None) -> Part:
-    """Open a file and say which parameter each of its keys is.
-
-    Raises:
-        ValueError: a key is no parameter of the model, or the file is none of the layouts.
-    """
-    file, wrapper = open_tensors(path), ""
-    if layout is None:
-        detected = keymaps.detect(file.shapes)
-        if detected is None:
-            starts = sorted({key.split(".")[0] for key in file.shapes})
-            raise ValueError(
-                f"{path} is no checkpoint of Versatile Diffusion that is known here: its keys "
-                f"start with {shorten(starts) or 'nothing'}."
-            )
-        layout, wrapper = detected
-    known = keymaps.inverse(layout, spec)
-    if layout == OWN:
-        known = {name: (path.stem, name) for name in structure(spec)[path.stem].state_dict()}
-    keys: dict[str, dict[str, str]] = {}
-    unknown = []
-    for key in file.shapes:
-        inner = key.removeprefix(wrapper)
-        component, name = known.get(inner, ("", ""))
-        own = keys.setdefault(component, {}) if component else None
-        if own is not None and name not in own:
-            own[name] = key
-        elif own is not None or not keymaps.is_optional(layout, inner):
-            unknown.append(key)
-    if unknown:
-        raise ValueError(
-            f"{path} ({layout} layout) holds {len(unknown)} keys that belong to no component of "
-            f"{spec.name}: {shorten(unknown)}. Check that file and model (spec=) belong together."
-        )
-    return Part(file, layout, keys)
-
-
 def locate(name_or_path: str | Path, spec: ModelSpec | None = None) -> Source:
     """Find a model by name or path.
 
@@ -167,20 +112,21 @@ def locate(name_or_path: str | Path, spec: ModelSpec | None = None) -> Source:
         ValueError: nothing is there, or it is not a model.
     """
     name, path = str(name_or_path), Path(name_or_path)
-    if (hub.PRETRAINED / name / "config.json").is_file():
+    isfile, isdir = os.path.isfile, os.path.isdir  # False, where Path raises: names too long
+    if isfile(hub.PRETRAINED / name / "config.json"):
         return _own_folder(hub.PRETRAINED / name, spec)
     sizes = spec or VD_FOUR_FLOW_V1_0
     if name == VD_FOUR_FLOW_V1_0.name:
         return _released(sizes)
-    if not path.exists() and (hub.PRETRAINED / name).is_file():
+    if not os.path.exists(path) and isfile(hub.PRETRAINED / name):
         path = hub.PRETRAINED / name
-    if path.is_file():
+    if isfile(path):
         return _single_file(path, sizes)
-    if (path / "config.json").is_file():
+    if isfile(path / "config.json"):
         return _own_folder(path, spec)
-    if (path / "model_index.json").is_file():
+    if isfile(path / "model_index.json"):
         return _diffusers_folder(path, sizes)
-    if path.is_dir():
+    if isdir(path):
         return _single_file(_main_file(path), sizes)
     if name == "vd-mini":
         raise ValueError(
@@ -190,8 +136,9 @@ def locate(name_or_path: str | Path, spec: ModelSpec | None = None) -> Source:
     configs = hub.PRETRAINED.glob("*/config.json")  # the judge has one, too
     here = {p.parent.name for p in configs if '"unet"' in p.read_text(encoding="utf-8")}
     raise ValueError(
-        f"There is no model {name!r}: give {' or '.join(sorted(here | {VD_FOUR_FLOW_V1_0.name}))}, "
-        "or the path of a checkpoint file or model folder."
+        f"There is no model {name if len(name) < 200 else name[:200] + '...'!r}: give "
+        f"{' or '.join(sorted(here | {VD_FOUR_FLOW_V1_0.name}))}, or the path of a checkpoint file "
+        "or model folder."
     )
 
 
@@ -209,12 +156,6 @@ def read_spec(folder: Path) -> ModelSpec:
         return ModelSpec.from_dict(values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def shorten(names: list[str], count: int = 4) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - count
-    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
 
 
 def _own_folder(folder: Path, spec: ModelSpec | None) -> Source:
@@ -236,8 +177,7 @@ def _own_folder(folder: Path, spec: ModelSpec | None) -> Source:
 
 
 def _released(spec: ModelSpec) -> Source:
-    here = _named(hub.PRETRAINED, *hub.MAIN_FILES)
-    if here:
+    if here := _named(hub.PRETRAINED, *hub.MAIN_FILES):
         return _single_file(here[0], spec)
 
     def find(component: str) -> Candidates:
@@ -301,8 +241,7 @@ def _diffusers_file(folder: Path) -> Path:
 
 
 def _main_file(folder: Path) -> Path:
-    named = _named(folder, *hub.MAIN_FILES)
-    if named:
+    if named := _named(folder, *hub.MAIN_FILES):
         return named[0]
     sides = _named(folder, *_SIDE_FILES.values())
     main = [path for path in _weights(folder) if path not in sides] or sides

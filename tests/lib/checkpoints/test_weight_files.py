@@ -22,6 +22,8 @@ def test_damaged_files_are_one_sentence(tmp_path):
     whole = edited(tmp_path / "whole.safetensors").read_bytes()
     torch.save({k: v for k, v in official().items() if "data_blocks" in k}, tmp_path / "whole.pth")
     pickled = (tmp_path / "whole.pth").read_bytes()
+    torch.save(in_layout("kl-f8"), tmp_path / "kl.pth", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "kl.pth").read_bytes()
     cases = {
         "cut.safetensors": whole[: len(whole) // 2],
         "head.safetensors": whole[:6],
@@ -31,6 +33,8 @@ def test_damaged_files_are_one_sentence(tmp_path):
         "text.pth": b"<html>not found</html>",
         "empty.pth": b"",
         "numbers.pth": pickle.dumps([1, 2], protocol=2),
+        "old.pth": old[:28],
+        "old-half.pth": old[: len(old) // 2],
     }
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
@@ -77,8 +81,9 @@ def test_files_that_are_not_weights(tmp_path):
 
 
 def test_names_and_folders_that_are_no_model(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no-such-model"):
-        load("no-such-model")
+    for name in ("no-such-model", "x" * 5000, "a\0b", "a\nb"):
+        with pytest.raises(ValueError, match=r"There is no model .*: give"):
+            load(name)
     with pytest.raises(ValueError, match="not a model folder"):
         load(tmp_path)
     monkeypatch.setattr(hub, "PRETRAINED", tmp_path)
