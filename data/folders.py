@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ CAPTION_BYTES = 2**24
 _NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that PIL knows by name only, or hands to a program outside (PostScript)."""
 _NAMED = 5
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -201,8 +203,9 @@ def _files_below(folder: Path, pictures: bool) -> Iterator[str]:
 
 
 def shown(name: str | Path) -> str:
-    """A file's name for people: any bytes can name a file, not all of them can be printed."""
-    return str(name).encode(errors="backslashreplace").decode()
+    """A file's name for people, in one line: any bytes can name a file, not all can be printed."""
+    text = str(name).encode(errors="backslashreplace").decode()
+    return _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def relative_to(folder: Path, other: Path) -> str:

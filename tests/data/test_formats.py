@@ -10,7 +10,7 @@ import pytest
 
 from data.captioned import choose, read_captioned
 from data.captioned_samples import iterate
-from data.folders import CAPTION_BYTES
+from data.folders import CAPTION_BYTES, shown
 from tests.data.test_captioned import captions, coco, img2dataset, png, put, reasons, tar
 
 FORMS = {
@@ -181,6 +181,10 @@ def test_json_deeper_than_anybody_means(tmp_path, name):
 
 
 # ------------------------------------------------------------------ sentences
+
+
+def test_names_are_one_line_whatever_they_hold():
+    assert shown("a\n\x1b[2J\x85b\udcff é.png") == "a\\x0a\\x1b[2J\\x85b\\udcff é.png"
 
 
 @pytest.mark.parametrize(
