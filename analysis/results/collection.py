@@ -12,6 +12,7 @@ import io
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -206,14 +207,26 @@ def _result(collection: Collection, path: Path, kind: str) -> Shown:
     name = path.relative_to(collection.folder).as_posix()
     size = text = None
     if kind == "picture":
-        with Image.open(path) as image:  # reads no more than the head
-            size = image.size
+        size = _size(path)
     elif kind == "text":
         text = settings.pop("text", None)
         if not isinstance(text, str):
             with path.open(encoding="utf-8", errors="replace") as file:
                 text = file.read(LONGEST)
     return Shown(name, title, settings, kind, size, text, note)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height; reads no more than the head, but of files that have something odd there."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a browser shows very large pictures, too
+            with Image.open(path) as image:
+                return image.size
+    except _UNREADABLE:
+        from data.decode import decode, read  # torch takes seconds
+
+        return decode(path, read(path), lambda image: image.size)
 
 
 def _record(collection: Collection, path: Path) -> tuple[dict[str, Any], str]:

@@ -15,6 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 from PIL import Image
 
 from analysis.results.outputs import OUT, Saved, as_json, slug
@@ -117,27 +118,21 @@ def _mp4(frames: Sequence[Image.Image], milliseconds: int) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(1000, milliseconds))
-        first = _even(frames[0])
-        stream.width, stream.height = first.size
+        stream.height, stream.width = _even(frames[0]).shape[:2]
         stream.pix_fmt, stream.options = "yuv420p", _QUALITY  # the format that every player reads
         stream.codec_context.thread_count = 1  # the same file everywhere
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(_even(frame))))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(_even(frame), "rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()
 
 
-def _even(image: Image.Image) -> Image.Image:
+def _even(image: Image.Image) -> np.ndarray:
     """Enlarged if it is small, with even sides."""
     factor = max(1, math.ceil(_SHARP / min(image.size)))
     width, height = (side * factor for side in image.size)
-    image = image.resize((width, height), Image.Resampling.NEAREST)
-    if width % 2 == height % 2 == 0:
-        return image
-    even = Image.new("RGB", (width + width % 2, height + height % 2))
-    for at in ((1, 1), (1, 0), (0, 1), (0, 0)):  # the last one covers all but the added lines
-        even.paste(image, (at[0] * (width % 2), at[1] * (height % 2)))
-    return even
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
+    return np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
 
 
 def _av() -> ModuleType:

@@ -66,7 +66,13 @@ def write_gallery(
     collection = collect(out, order)
     add_inputs(collection, [*inputs, out])
     path = Path(out) / PAGE
-    write_atomic(path, page(collection))
+    try:
+        write_atomic(path, page(collection))
+    except OSError as error:
+        raise OSError(
+            f"{shown(path)} could not be written ({error.strerror or error}): free some space or "
+            "say where else the results are (--out); an older page is as it was."
+        ) from error
     return path, collection
 
 

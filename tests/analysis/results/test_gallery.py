@@ -10,6 +10,8 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from analysis import __main__ as cli
 from analysis.results.collection import collect, flat
@@ -174,7 +176,7 @@ def test_the_page_appears_whole_or_not_at_all(out, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match=r"index.html could not be written \(No space.*free"):
             write_gallery(out)
     assert (out / "index.html").read_bytes() == before
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
@@ -201,6 +203,16 @@ def test_a_console_that_lacks_letters_does_not_stop_the_command(tmp_path, monkey
     console.flush()
     told = console.buffer.getvalue().decode("cp1252")
     assert "\\u0142ód\\u017a \\u65e5\\u672c" in told and told.endswith("7 results, 1 evaluation\n")
+
+
+def test_a_picture_with_large_or_broken_texts_is_shown(tmp_path):
+    (path,) = save(pictures("a ring", (1,)), tmp_path)
+    texts = PngInfo()
+    texts.add_text("workflow", "{}" * 2_000_000, zip=True)
+    Image.new("RGB", (6, 4)).save(path.with_name("0002_large_seed2.png"), pnginfo=texts)
+    shown = collect(tmp_path)
+    assert [one.size for one in shown.results] == [(8, 8), (6, 4)]
+    assert not shown.problems
 
 
 def test_what_is_being_written_is_no_problem(tmp_path):
