@@ -25,8 +25,8 @@ from pathlib import Path
 _NUMBERED = re.compile(r"(\d{4,9})_|\.(\d{4,9})\.claim$")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.([0-9a-f]{8}-\d+)-\d+\.tmp")
 _OLD = 24 * 3600
-"""Seconds after which a temporary file of another machine, whose processes cannot be asked after,
-counts as left behind."""
+"""Seconds after which a temporary file counts as left behind if its process cannot be asked after,
+as those of another machine, or of this one before it was started again."""
 _STARTED = time.time()
 _ASKING = threading.Lock()
 
@@ -224,7 +224,12 @@ def _owner() -> str:
 
 @cache
 def _host() -> str:
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    """Where process numbers mean the same: this machine, since it was started, this container."""
+    names = [socket.gethostname()]
+    with suppress(OSError):  # systems that have no such files
+        names.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        names.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("".join(names).encode()).hexdigest()[:8]
 
 
 def _is_gone(owner: str, written: float) -> bool:
