@@ -53,7 +53,7 @@ from lib.noise import check_seed
 
 MODE = "caption"
 RECORD = "captions.json"
-_LOCAL = (*VOLATILE, "mode", "device")
+_LOCAL = (*VOLATILE, "mode", "device", "input", "seed")
 """What a setting's identity does not depend on."""
 
 
@@ -283,9 +283,9 @@ def _captioned(
 def _settings(vd: VersatileDiffusion, n: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
     """All that a caption depends on besides its picture; checks it on the way."""
     vd.require(*TOWERS)
-    shared = image_to_text.job(vd, [Image.new("RGB", (8, 8))], n=n, seed=0, **options).shared
+    job = image_to_text.job(vd, [Image.new("RGB", (8, 8))], n=n, seed=0, **options)
     ranking = {name: fingerprint(vd.component(name)) for name in TOWERS}
-    kept = {key: value for key, value in shared.items() if key not in _LOCAL}
+    kept = {key: value for key, value in job.record_of(0).items() if key not in _LOCAL}
     return {**kept, "n": n, "seed": seed, "ranked_by": ranking}
 
 

@@ -18,7 +18,8 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields
-from pathlib import Path, PurePosixPath
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +38,7 @@ MANIFEST = "index.json"
 PRECISIONS = {"float16": torch.float16, "float32": torch.float32}
 _FORMAT = 1
 _VECTORS = re.compile(r"vectors-[0-9a-f]{16}\.safetensors")
+_SHA256 = re.compile("[0-9a-f]{64}")
 _DAMAGE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError,
     SafetensorError,
@@ -137,17 +139,22 @@ def _collection(index: Path, manifest: dict[str, Any]) -> Collection:
 
 def _typed(row: Row) -> Row:
     """The same; TypeError unless its fields are of the types that they are declared with."""
-    for declared in fields(row):
-        value = getattr(row, declared.name)
-        if type(value).__name__ != declared.type:
-            raise TypeError(f"{declared.name} is {value!r}")
+    for name, declared in _declared(type(row)):
+        value = getattr(row, name)
+        if type(value) is not declared:
+            raise TypeError(f"{name} is {value!r}")
     return row
+
+
+@cache
+def _declared(kind: type) -> list[tuple[str, type]]:
+    return [(declared.name, {"str": str, "int": int}[declared.type]) for declared in fields(kind)]
 
 
 def _entry(row: Sequence[Any]) -> Entry:
     entry = _typed(Entry(*row))
-    path = PurePosixPath(entry.name)
-    if path.is_absolute() or ".." in path.parts or not re.fullmatch("[0-9a-f]{64}", entry.sha256):
+    outside = entry.name.startswith("/") or ".." in entry.name.split("/")
+    if outside or not _SHA256.fullmatch(entry.sha256):
         raise ValueError(f"it has a picture {entry.name!r} of digest {entry.sha256!r}")
     return entry
 

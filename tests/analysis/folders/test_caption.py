@@ -158,6 +158,8 @@ def test_other_settings_replace_our_own_captions(vd, photos, tmp_path):
     assert done.new == 6
     assert texts(out) == {Path(r.name).with_suffix(".txt").as_posix(): f"{r.text}\n"
                           for r in done.rows}  # fmt: skip
+    for options in ({"negative_prompt": "a ring"}, {"temperature": 0}, {"null": "black"}):
+        assert caption_folder(vd, photos, out, **HOW, **options).new == 6, options
     again = caption_folder(vd, photos, out, **HOW)  # what was made before is still known
     assert (again.new, again.rows) == (0, first.rows)
 
