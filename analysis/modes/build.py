@@ -14,9 +14,10 @@ from typing import Any
 from PIL import Image
 
 from analysis.modes.job import Job, Tick
+from analysis.modes.nulls import Nulls
 from analysis.modes.options import Settings
 from analysis.modes.sampling import Conditions, Sampling, seeds_of
-from analysis.modes.source import Nulls, Sample, Source, Start, paired
+from analysis.modes.source import Sample, Source, Start, paired
 from analysis.modes.tensors import latents_of
 from lib.config import COMPONENTS
 from lib.model import Mix, VersatileDiffusion

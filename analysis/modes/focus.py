@@ -85,9 +85,9 @@ class BandsKind(Kind):
         """The bands."""
         if isinstance(value, Bands):
             return value
-        if isinstance(value, (list, tuple)) and len(value) == 4:
-            if all(str(number).isdecimal() for number in value):
-                return Bands(*map(int, value))
+        several = isinstance(value, (list, tuple)) and len(value) == 4
+        if several and all(str(number).isdecimal() for number in value):
+            return Bands(*map(int, value))
         raise ValueError(f"{name} is {value!r}: give Bands(content, style, rank, alone).")
 
     def record(self, value: Bands) -> dict[str, int]:
