@@ -200,9 +200,12 @@ def _opened(args: argparse.Namespace, name: str, item: Input) -> Any:
         return words[0]
     if not value:
         return None
-    from data.pictures import Picture, picture_files, pictures
+    from data.pictures import Picture, read_pictures
 
-    return pictures(picture_files(value)) if item.many else Picture.of(value)
+    if not item.many:
+        return Picture.of(value)
+    good, args.skipped = read_pictures(value)
+    return good
 
 
 def _refuse_file(word: str) -> None:
@@ -267,8 +270,13 @@ def run_job(job: Job, args: argparse.Namespace) -> int:
     else:
         for path in extras.values():
             print(path)
+    skipped = getattr(args, "skipped", [])
+    if skipped and not args.quiet:
+        from data.folders import count_and_name
+
+        print(f"passed over {count_and_name(skipped)}", file=sys.stderr)
     if trouble is None:
-        return 0
+        return int(any(one.failed for one in skipped))
     if isinstance(trouble, BrokenPipeError):
         raise trouble
     what = "interrupted" if isinstance(trouble, KeyboardInterrupt) else f"error: {trouble}"
