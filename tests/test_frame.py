@@ -115,8 +115,6 @@ def test_a_shown_command_is_one_that_exists(line, monkeypatch):
         args = analysis_cli.build_parser(arguments[0]).parse_args(arguments)
         inputs = getattr(args, "inputs", [])
         assert all((ROOT / path).exists() for path in inputs if args.command in ("i2i", "i2t"))
-    elif module == "analysis.measure.publish":
-        publish.build_parser().parse_args(arguments)
     elif module == "training":
         asked = []
         monkeypatch.setattr(stages, "run", lambda name, args: asked.append(name) or {})
@@ -204,7 +202,7 @@ def test_the_official_files_are_listed():
 
 
 def test_published_numbers_are_those_of_the_report_and_of_the_weights():
-    """If this fails: evaluate the model again, and `python -m analysis.measure.publish REPORT`."""
+    """If this fails: evaluate the model again, and `python -m analysis publish REPORT`."""
     made = publish.collected((), MODEL)
     expected = publish.texts(made, read_spec(MODEL), MODEL, ROOT / "README.md", JUDGE_FOLDER)
     for path, text in expected.items():

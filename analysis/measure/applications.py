@@ -147,15 +147,11 @@ class Applications(SceneSuite):
             for scene, i in zip(self.scenes("test", indices), indices, strict=True)
         ]
 
-    def given(self, indices: range) -> list[Image.Image]:
-        """A render of each test scene, the same for all applications."""
-        return self.renders("test", indices)
-
     # ------------------------------------------------------------------ sliders
 
     def fidelity(self, indices: range) -> list[Row]:
         """How far variations are from their input, as fidelity grows."""
-        given, rows = self.given(indices), [{"distance": []} for _ in indices]
+        given, rows = self.renders("test", indices), [{"distance": []} for _ in indices]
         for fidelity in FIDELITIES:
             made = self.generate("i2i", given, "fidelity", indices, fidelity=fidelity)
             for row, picture, image in zip(rows, given, made, strict=True):
@@ -165,7 +161,9 @@ class Applications(SceneSuite):
     def focus(self, indices: range) -> list[Row]:
         """What variations show, from content to style."""
         options = self.sampling("focus", indices) | {"scale": self.settings.scale_image}
-        made = self.modes.focus(self.vd, self.given(indices), levels=list(LEVELS), **options)
+        made = self.modes.focus(
+            self.vd, self.renders("test", indices), levels=list(LEVELS), **options
+        )
         seen = self.seen(made.images)  # by input, then level
         return [
             {"first": scene.attributes(), "seen": seen[k * len(LEVELS) : (k + 1) * len(LEVELS)]}
@@ -188,7 +186,7 @@ class Applications(SceneSuite):
             for (_, b), i in zip(pairs, indices, strict=True)
         ]
         options = self.sampling(mode, indices) | self.scales() | {"strength": list(STRENGTHS)}
-        made = getattr(self.modes, mode)(self.vd, self.given(indices), texts, **options)
+        made = getattr(self.modes, mode)(self.vd, self.renders("test", indices), texts, **options)
         seen = [told(text) for text in made.texts] if made.texts else self.seen(made.images)
         # by strength, then input
         return [between(*pair, seen[k :: len(pairs)]) for k, pair in enumerate(pairs)]
@@ -236,7 +234,7 @@ class Applications(SceneSuite):
         source, target = ([canonical_caption(edit[k]) for edit in edits] for k in (0, 1))
         options = self.sampling("edit", indices)  # at its own guidance
         del options["n"], options["sampler"]  # it inverts DDIM, and so has one result
-        made = self.modes.edit(self.vd, self.given(indices), source, target, **options)
+        made = self.modes.edit(self.vd, self.renders("test", indices), source, target, **options)
         return [
             after(*edit, seen) | {"inversion_error": sample["found"]["inversion_error"]}
             for edit, seen, sample in zip(
@@ -247,7 +245,9 @@ class Applications(SceneSuite):
     def latent_edit(self, indices: range) -> list[Row]:
         """Renders edited by words to remove and to add."""
         rows = []
-        for edit, image, i in zip(self.edits(indices), self.given(indices), indices, strict=True):
+        for edit, image, i in zip(
+            self.edits(indices), self.renders("test", indices), indices, strict=True
+        ):
             before, wanted, name = edit
             remove, add = (phrase(name, scene.attributes()[name]) for scene in (before, wanted))
             options = self.sampling("latent edit", range(i, i + 1)) | self.scales()

@@ -22,7 +22,8 @@ from lib.config import ModelSpec
 
 Report = Mapping[str, Any]
 """A report.json, read."""
-Path_ = tuple[str, ...]
+Place = tuple[str, ...]
+"""Where a report has a number: names of sections, then its own."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Card:
         judge: folder whose training is listed, too.
     """
 
-    headlines: tuple[tuple[str, str, Path_], ...]
-    extras: tuple[tuple[str, str, Path_], ...]
+    headlines: tuple[tuple[str, str, Place], ...]
+    extras: tuple[tuple[str, str, Place], ...]
     inputs: str
     readers: str
-    breakdown: tuple[str, Mapping[str, Path_]]
+    breakdown: tuple[str, Mapping[str, Place]]
     origin: str
     world: str
     limits: str
@@ -54,9 +55,9 @@ class Card:
     licence: str
     judge: Path | None = None
 
-    def rows(self) -> list[tuple[str, str, Path_]]:
+    def rows(self) -> list[tuple[str, str, Place]]:
         """Headlines, and behind those of each flow its extras; every row with its flow."""
-        rows: list[tuple[str, str, Path_]] = []
+        rows: list[tuple[str, str, Place]] = []
         for part in (self.headlines, self.extras):
             flow = ""
             for name, what, path in part:
@@ -66,30 +67,20 @@ class Card:
         return rows
 
 
-def estimate(report: Report, path: Sequence[str]) -> Estimate:
-    """One measured number of a report.
+def part_of(report: Report, path: Sequence[str], optional: bool = False) -> Any:
+    """What a report has at a place: a section, or a number as a dict.
 
     Raises:
-        ValueError: the report lacks it.
+        ValueError: the report lacks it; `optional`: then it is None.
     """
-    node = report["measures"]
-    try:
-        for name in path:
-            node = node[name]
-        return Estimate.from_dict(node)
-    except (KeyError, TypeError) as error:
+    node: Any = report["measures"]
+    for name in path:
+        node = node.get(name) if isinstance(node, Mapping) else None
+    if node is None and not optional:
         raise ValueError(
             f"The report lacks {' / '.join(path)}: evaluate all flows (leave --flows out)."
-        ) from error
-
-
-def has(report: Report, path: Sequence[str]) -> bool:
-    """Whether a report has that number."""
-    try:
-        estimate(report, path)
-    except ValueError:
-        return False
-    return True
+        )
+    return node
 
 
 def command(report: Report, spec: ModelSpec) -> str:
@@ -127,14 +118,16 @@ def measured(report: Report, spec: ModelSpec, about: Card) -> str:
         f"{s['seed']}, {s['sampler']}, {s['steps']} steps, guidance {s['scale_text']:g} for texts "
         f"and {s['scale_image']:g} for pictures. "
     )
-    how += about.readers.format(judge=_worst_of_judge(report))
+    worst = _worst_of_judge(report) if "{judge}" in about.readers else ""
+    how += about.readers.format(judge=worst)
     rows: list[tuple[str, ...]] = []
     optional = {path for _, _, path in about.extras}
     told = ""
     for flow, what, path in about.rows():
-        if path not in optional or has(report, path):
-            rows.append(("" if flow == told else flow, what, *cells(estimate(report, path))))
-            told = flow  # each name once
+        number = part_of(report, path, path in optional)
+        if number is not None:
+            first, told = "" if flow == told else flow, flow  # each name once
+            rows.append((first, what, *cells(Estimate.from_dict(number))))
     return _numbers(how, ("", "measured"), rows, (), report, spec)
 
 
@@ -242,7 +235,7 @@ def card(
     return f"""\
 # {spec.name}
 
-Written by `python -m analysis.measure.publish` from the files in this folder. Change those, not this text.
+Written by `python -m analysis publish` from the files in this folder. Change those, not this text.
 
 ## What it is
 
@@ -258,7 +251,7 @@ VAE, text VAE and CLIP. {about.origin}
 {spec.unet.context_dim} wide |
 | default sampling | {spec.steps} steps; guidance {spec.scale_text:g} (text), \
 {spec.scale_image:g} (picture) |
-| load | `lib.checkpoints.load("{spec.name}")` |
+| load | `analysis.load("{spec.name}")` |
 
 ## Sizes
 
@@ -303,24 +296,19 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-def _broken_down(report: Report, columns: Mapping[str, Path_]) -> list[str]:
+def _broken_down(report: Report, columns: Mapping[str, Place]) -> list[str]:
     """A table of shares by attribute, a column for each part of the report."""
-    node: Any = report["measures"]
-    for name in next(iter(columns.values())):
-        node = node[name]
+    parts = [part_of(report, path) for path in columns.values()]
     rows = [
-        (name, *(value_text(estimate(report, (*path, name))) for path in columns.values()))
-        for name in node
+        (name, *(value_text(Estimate.from_dict(part[name])) for part in parts)) for name in parts[0]
     ]
     return table(("attribute", *columns), rows, right=1)
 
 
 def _worst_of_judge(report: Report) -> str:
     """The lowest share of an attribute that the judge reads right on real renders."""
-    splits = report["measures"].get("judge", {})
-    shares = [estimate(report, ("judge", s, a)) for s in splits for a in splits[s]]
-    if not shares:
-        raise ValueError("The report lacks judge: evaluate all flows (leave --flows out).")
+    splits = part_of(report, ("judge",)).values()
+    shares = [Estimate.from_dict(number) for split in splits for number in split.values()]
     return value_text(min((e for e in shares if e.n), key=lambda e: e.value))
 
 

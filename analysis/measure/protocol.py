@@ -17,6 +17,7 @@ import platform
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,8 +221,9 @@ def run_name(known: dict[str, Any]) -> str:
     return "_".join([s["suite"], model, *parts, f"n{s['n']}", f"seed{s['seed']}", digest])
 
 
+@cache
 def source_hash() -> str:
-    """Digest of the Python files that make the numbers."""
+    """Digest of the Python files that make the numbers, as they were when first asked for."""
     root = Path(__file__).resolve().parents[2]
     return _files(root, [path for folder in _SOURCES for path in (root / folder).rglob("*.py")])
 

@@ -72,8 +72,8 @@ CARD = Card(
 It was trained from nothing by `training/`, on a world of drawn scenes, so
 that the code can be run, tested and studied without the released model's gigabytes.""",
     world=f"""\
-Renders and captions of random scenes, made by `scenes/` while training: no photographs, no texts
-from elsewhere, no personal data.
+Renders and captions of random scenes, made by `data/scenes/` while training: no photographs, no
+texts from elsewhere, no personal data.
 
 | a scene has | |
 |---|---|
@@ -85,11 +85,13 @@ from elsewhere, no personal data.
 | a relation of the two | {_listed(RELATIONS)} |
 | **never in training** | test and validation scenes; {_listed([" ".join(p) for p in HELD_OUT])} |
 
-(The judge, which is no part of the model, has seen the pairs of the last line, but no test scene.)""",
+(The judge, which is no part of the model, has seen the pairs of the last line, but no test scene.)\
+""",
     limits="""\
 - It knows nothing but these scenes. A photograph, a drawing of anything else, or a word outside the
   captions' vocabulary gives a scene all the same, and one that means nothing.
-- One or two objects, {side} x {side} pixels, English in the grammar of `scenes/captions.py`.
+- One or two objects, {side} x {side} pixels, English in the grammar of
+  `data/scenes/captions.py`.
 - The numbers above are about scenes, and about what this project's own classifier and parser read.
   They say nothing about the released model or about pictures of the real world.""",
     not_for="""\

@@ -114,8 +114,8 @@ class Scenes(SceneSuite):
         return measures
 
     def swept(self, flow: str) -> Callable[..., list[Row]]:
-        """Runs of sweeps are on the test split, with one variation of a picture."""
-        return self.i2i_once if flow == "i2i" else partial(getattr(self, flow), "test")
+        """The flow on the test split."""
+        return partial(getattr(self, flow), "test")
 
     def compared(self, section: str, flow: str, part: Rows, rows: Mapping[str, Rows]) -> Section:
         """What is right, and how far from real pictures, or from the input."""
@@ -137,47 +137,33 @@ class Scenes(SceneSuite):
         self.add_features(rows, "text", captions)
         return rows
 
-    def i2i(self, name: str, indices: range) -> list[Row]:
-        """Two variations of a picture, beside two real re-renders of its scene."""
-        given = self.renders(name, indices)
-        real = [self.renders(name, indices, which) for which in ("real", "again")]
-        made = [
-            self.generate("i2i", given, _purpose(name, f"i2i {which}"), indices)
-            for which in ("first", "second")
-        ]
+    def i2i(self, name: str, indices: range, **changes: Any) -> list[Row]:
+        """Two variations of a picture, beside two real re-renders of its scene.
+
+        A run of a sweep has the first variation alone.
+        """
+        given, real = self.renders(name, indices), []
+        made = [self.generate("i2i", given, _purpose(name, "i2i first"), indices, **changes)]
+        if not changes:
+            made.append(self.generate("i2i", given, _purpose(name, "i2i second"), indices))
+            real = [self.renders(name, indices, which) for which in ("real", "again")]
         readings = [self.seen(name, indices, images) for images in made]
+        pictures = {"generated": made} | ({"real": real} if real else {})
         rows = []
         for i, scene in enumerate(self.scenes(name, indices)):
-            pairs = {"generated": (made[0][i], made[1][i]), "real": (real[0][i], real[1][i])}
             row = {
                 "scene": scene.attributes(),
                 "samples": [reading[i] for reading in readings],
-                "between": {which: differences(*pair) for which, pair in pairs.items()},
-                "to_input": {which: differences(p[0], given[i]) for which, p in pairs.items()},
+                "to_input": {k: differences(p[0][i], given[i]) for k, p in pictures.items()},
             }
+            if real:
+                row["between"] = {k: differences(a[i], b[i]) for k, (a, b) in pictures.items()}
             rows.append(row)
         self.add_features(rows, "given", given)
         self.add_features(rows, "generated", made[0])
-        self.add_features(rows, "again", made[1])
-        self.add_features(rows, "real", real[0])
-        return rows
-
-    def i2i_once(self, indices: range, **changes: Any) -> list[Row]:
-        """The first variation of a picture, as in `i2i`, and how far it is from the picture."""
-        given = self.renders("test", indices)
-        made = self.generate("i2i", given, "i2i first", indices, **changes)
-        rows = [
-            {
-                "scene": reading["scene"],
-                "samples": [reading],
-                "to_input": {"generated": differences(image, original)},
-            }
-            for reading, image, original in zip(
-                self.seen("test", indices, made), made, given, strict=True
-            )
-        ]
-        self.add_features(rows, "given", given)
-        self.add_features(rows, "generated", made)
+        if real:
+            self.add_features(rows, "again", made[1])
+            self.add_features(rows, "real", real[0])
         return rows
 
     def i2t(self, name: str, indices: range, **changes: Any) -> list[Row]:

@@ -123,12 +123,7 @@ class Suite:
 
     @classmethod
     def needs(cls, settings: Settings, **read: Any) -> tuple[str, ...]:
-        """Components of the model that are used.
-
-        Args:
-            settings: accepted ones.
-            read: what `read` has opened.
-        """
+        """Components of the model that are used, by accepted settings and what `read` opened."""
         flows = [flow for flow in FLOWS if flow in settings.flows]
         more = ("image_encoder",) if settings.sweep_fidelity else ()
         return (*(components_for(flows) if flows else ()), *more)
@@ -143,14 +138,7 @@ class Suite:
         raise NotImplementedError
 
     def summarise(self, rows: Mapping[str, Rows]) -> Section:
-        """Sections of the report.
-
-        Args:
-            rows: task -> its rows.
-
-        Returns:
-            Nested dicts; leaves are `Estimate`s, or a sentence that says why there is no number.
-        """
+        """Sections of the report, made of the rows of all tasks."""
         raise NotImplementedError
 
     def swept(self, flow: str) -> Callable[..., list[Row]]:
@@ -192,7 +180,7 @@ class Suite:
     def generate(
         self, flow: str, inputs: Sequence[Any], purpose: str, indices: range, **changes: Any
     ) -> list[Any]:
-        """One sample of each input.
+        """One sample of each input: pictures or texts.
 
         Args:
             flow: of `lib.config.FLOWS`.
@@ -200,9 +188,6 @@ class Suite:
             purpose: owns the seeds.
             indices: of the inputs.
             changes: of a run of a sweep, as arguments of the flow's function.
-
-        Returns:
-            Pictures or texts.
         """
         options = {**self.sampling(purpose, indices), "scale": self.settings.scale(flow), **changes}
         made = getattr(self.modes, MODE_OF[flow])(self.vd, inputs, **options)
@@ -244,13 +229,12 @@ def measure(
     Raises:
         ValueError: a task's check failed, or the run's folder belongs to something else.
     """
-    known = suite.known()
+    tasks, known = [*suite.tasks(), *sweeps.tasks(suite)], suite.known()
     name = run_name(known)
     folder = Path(out) / name
     claim(folder, known)
     measured = {
-        task.name: run(task, folder / "rows", suite.settings.batch, progress)
-        for task in [*suite.tasks(), *sweeps.tasks(suite)]
+        task.name: run(task, folder / "rows", suite.settings.batch, progress) for task in tasks
     }
     rows = {name: part.rows for name, part in measured.items()}
     measures, left_out = report.numbers(suite.summarise(rows) | sweeps.summarise(suite, rows))
@@ -266,14 +250,10 @@ def measure(
 
 
 def claim(folder: Path, known: dict[str, Any]) -> None:
-    """Note in a run's folder what it is for, or check that it is for the same.
-
-    Args:
-        folder: of the run, made if needed.
-        known: all that a number may depend on, as JSON types.
+    """Note in a run's folder (made if needed) all that its numbers may depend on, as JSON types.
 
     Raises:
-        ValueError: it is for something else.
+        ValueError: the folder is for something else.
     """
     path = folder / "protocol.json"
     if processes.rank() == 0 and not path.is_file():

@@ -82,6 +82,28 @@ def test_swapped_colors_cost_color_and_nothing_else(tmp_path):
     assert found["t2t"]["reworded"].value == 1
 
 
+class NeverSawThem(SwapsColors):
+    """Knows all scenes but those with a pair of colour and shape that training never has."""
+
+    def imagined(self, scene):
+        return super().imagined(scene) if scene.held_out else scene
+
+
+def test_every_flow_is_measured_on_pairs_that_were_never_seen(tmp_path):
+    found = measures(tmp_path, NeverSawThem())
+    shares = {
+        "t2i": (found["t2i"]["test"]["all"], found["t2i"]["heldout"]["all"]),
+        "i2i": [part["semantics_kept"]["all"] for part in (found["i2i"], found["i2i"]["heldout"])],
+        "i2t": [part["exact_scene"] for part in (found["i2t"], found["i2t"]["heldout"])],
+        "t2t": [part["same_scene"] for part in (found["t2t"], found["t2t"]["heldout"])],
+    }
+    for flow, (test, heldout) in shares.items():
+        assert (test.value, heldout.value, test.n, heldout.n) == (1, 0, 12, 12), flow
+        objects = found[flow]["heldout"]["heldout_objects"]
+        assert [objects[k].value for k in ("color_and_shape", "color", "shape")] == [0, 0, 1]
+        assert objects["size"].n >= 12
+
+
 def test_copies_and_a_constant_caption_are_found_out(tmp_path):
     found = measures(tmp_path, Dull())
     assert found["i2i"]["semantics_kept"]["all"].value == 1

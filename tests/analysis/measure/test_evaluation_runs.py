@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from analysis.measure.rows import Task, consecutive, pack, unpack
 from analysis.measure.rows import run as run_task
 from analysis.measure.scene_inputs import differences, layout, pixels, said
 from analysis.measure.scenes import Scenes
-from analysis.measure.suite import measure
-from analysis.metrics.statistics import Estimate
+from analysis.measure.suite import Suite, measure
+from analysis.metrics.statistics import Estimate, share
 from data.scenes.captions import canonical_caption
 from data.scenes.draw import layout as true_layout
 from data.scenes.draw import render
@@ -188,6 +189,66 @@ def test_report_on_disk_and_as_tables(tmp_path):
     assert row.split() == ["test", "/", "all", "100.0", "%", "75.8", "-", "100.0", "%", "12"]
     assert "| test / all | 100.0 % | 75.8 - 100.0 % | 12 |" in markdown
     assert "pictures of 64x64 pixels, read by the model's CLIP at 64x64;" in markdown
+
+
+def test_numbers_that_are_not_defined_are_left_out_with_the_reason(tmp_path):
+    def made(n):
+        settings = Settings(n=n, seed=3, licence_n=2, flows=("t2i", "i2t", "search"))
+        suite = Scenes(FakeModel(), settings, judge=TellingJudge(), modes=Oracle())
+        return measure(suite, tmp_path / str(n), progress=False, figures=False)
+
+    alone = made(1)
+    reasons = {path.split(" / ")[-1]: why for path, why in alone["left_out"].items()}
+    assert {"frechet distance", "cmmd", "cider d to references", "recall@1"} <= set(reasons)
+    assert reasons["cider d to references"] == "not defined on 1 input: measure 2 or more"
+    assert "search" not in alone["measures"], "nothing of it is left"
+    numbers = [path for path, _ in report.leaves(alone["measures"])]
+    assert not [path for path in numbers if any(name in path for name in reasons)]
+    assert "bleu4 to references" in {path.split(" / ")[-1] for path in numbers}
+    assert "left out\n" in report.to_text(alone)
+    (markdown,) = (tmp_path / "1").rglob("report.md")
+    assert "| search / text to image / recall@1 | the first 1 of 1 are all" in markdown.read_text()
+    few = made(3)
+    assert set(few["measures"]["search"]["text_to_image"]) == {"recall@1"}
+    assert len(few["left_out"]) == 4, "the first 5 and 10 of 3"
+
+
+class Colors(Suite):
+    """A suite of one file: whether pictures are of the colour asked for."""
+
+    parts = ("t2i",)
+    about = {"prompts": "names of colours"}  # noqa: RUF012
+
+    def tasks(self):
+        return [Task("t2i", self.settings.n, self.t2i)]
+
+    def t2i(self, indices, **changes):
+        names = [("red", "green")[i % 2] for i in indices]
+        pictures = self.generate("t2i", names, "colours", indices, **changes)
+        return [{"right": {"all": p == name}} for p, name in zip(pictures, names, strict=True)]
+
+    def summarise(self, rows):
+        return {"t2i": self.compared("t2i", "t2i", rows["t2i"], rows)}
+
+    def compared(self, section, flow, part, rows):
+        return {"all": share(row["right"]["all"] for row in part)}
+
+
+def test_a_new_suite_has_runs_sweeps_and_reports(tmp_path):
+    class Paints:
+        def text_to_image(self, vd, texts, steps, **how):
+            return SimpleNamespace(images=[t if steps > 20 else "red" for t in texts])
+
+    settings = Settings(n=10, flows=("t2i",), sweep_steps=(20, 50), sweep_sampler=("ddim",))
+    made = measure(Colors(FakeModel(), settings, modes=Paints()), tmp_path, progress=False)
+    assert made["measures"]["t2i"]["all"].value == 1
+    runs = made["measures"]["sweep_steps"]["t2i"]
+    assert runs["ddim, 20"]["all"].value == 0.5
+    assert runs["ddim, 20"]["all_minus_ddim_50"].value == -0.5
+    assert made["protocol"]["prompts"] == "names of colours"
+    assert "](figures/sweep-steps-t2i.png)" in next(tmp_path.rglob("report.md")).read_text()
+    with pytest.raises(ValueError, match=r"does not measure i2t: its flows are t2i\."):
+        Colors(FakeModel(), Settings(flows=("t2i", "i2t")))
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,9 @@ def test_numbers_land_where_they_belong(place, report, vd):
     for text in (card, readme):
         assert f"| text to image | every attribute right | 100.0 % | {share} | {SMALL.n} |" in text
         assert "| image VAE | reconstruction (PSNR) | 100.00 dB |" in text
+        behind = "|  | a scene at all | 100.0 % |"  # the flow's headlines
+        _, _, rest = text.partition(behind)
+        assert rest.splitlines()[1].startswith("|  | exactly the scene, never-seen pairs | 100.0")
         assert "at least 100.0 % of each attribute" in " ".join(text.split())
         took, found = "5,000 x 64 | 90 |", "| exact match 0.954, latent std 1.089 |"
         stage = f"{took} 59 {found}"  # 5,000 x 64 / (90 x 60)
@@ -135,10 +138,14 @@ def test_reports_from_before_search_and_captions_are_still_published(place, repo
     report["protocol"]["settings"]["flows"] = [*FLOWS, "reconstruction"]
     for name in ("search", "caption"):
         del report["measures"][name]
+    for flow in ("i2i", "i2t", "t2t"):
+        del report["measures"][flow]["heldout"]
     place["reports"][0].write_text(json.dumps(report))
     card, readme = (path.read_text() for path in publish.publish(**place)[:2])
     for text in (card, readme):
         assert "visual search" not in text and "captions |" not in text
+        assert text.count("| of never-seen colour-shape pairs |") == 1
+        assert "the scene, never-seen pairs" not in text
         assert f"evaluate --model tiny --n {SMALL.n} --seed {SMALL.seed} " in text
         assert not re.search(r"--(sweep|search|caption|flows)", text)
 
@@ -221,7 +228,7 @@ def test_a_report_without_a_number_is_refused(place, report, path):
     with pytest.raises(ValueError, match=f"lacks {' / '.join(path)}.*leave --flows out"):
         publish.publish(**place)
     assert place["readme"].read_text() == before
-    assert not (place["model"] / publish.KEPT["scenes"]).exists()
+    assert not (place["model"] / publish.kept_in("scenes")).exists()
 
 
 def test_a_report_about_other_weights_is_refused(place, report):
