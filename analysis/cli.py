@@ -279,10 +279,12 @@ def run_job(job: Job, args: argparse.Namespace) -> int:
         return int(any(one.failed for one in skipped))
     if isinstance(trouble, BrokenPipeError):
         raise trouble
+    seed = getattr(args, "seed", None) or job.seeds[0]
+    seed = ",".join(map(str, seed)) if isinstance(seed, list) else seed
     what = "interrupted" if isinstance(trouble, KeyboardInterrupt) else f"error: {trouble}"
     rest = f"{len(saved)} of {len(job)} results are saved"
     return _complain(
-        f"{what}; {rest}, and the same command with --seed {job.seeds[0]} makes the others",
+        f"{what}; {rest}, and the same command with --seed {seed} makes the others",
         130 if isinstance(trouble, KeyboardInterrupt) else 1,
     )
 

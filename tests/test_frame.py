@@ -15,20 +15,19 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis import __main__ as analysis_cli
-from analysis.commands import APPLICATIONS
+from analysis import cli as analysis_cli
 from analysis.measure import publish
+from analysis.modes import MODES
 from analysis.results.mode_sheets import RECORDS
 from analysis.results.outputs import read_record
 from data.scenes.captions import parse
 from data.scenes.draw import render
 from data.scenes.judge import JUDGE_FOLDER
-from data.scenes.world import COLORS, SHAPES, SIZES, is_test
+from data.scenes.world import BACKGROUNDS, COLORS, SHAPES, SIZES, STYLES, is_test
 from lib.checkpoints import load
 from lib.checkpoints.hub import MAIN_FILES, SOURCES
 from lib.checkpoints.sources import read_spec
 from lib.components import build, components_for
-from lib.config import FLOWS
 from lib.fingerprints import fingerprint
 from lib.specs import VD_FOUR_FLOW_V1_0
 from tests import golden
@@ -39,9 +38,10 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FRENCH = (ROOT / "README.fr.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+ENVIRONMENT = (ROOT / "environment.yml").read_text(encoding="utf-8")
 NOTEBOOK = ROOT / "run_inference_analyse.ipynb"
 MODEL = ROOT / "pretrained" / "vd-mini"
-OWN = ("lib", "scenes", "analysis", "training", "benchmarks", "tests")
+OWN = ("lib", "data", "analysis", "training", "benchmarks", "tests")
 TOOLS = {"jupyter", "nbconvert", "ruff"}
 """Declared without being imported: programs."""
 NOT_OURS = {"__pycache__", "runs", "output"}
@@ -102,8 +102,10 @@ def test_a_shown_command_is_one_that_exists(line, monkeypatch):
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE)
         return
-    if words[0] == "source":
-        assert words[1:] == [".venv/bin/activate"]
+    if words[0] in ("conda", "jupyter"):
+        assert all((ROOT / word).is_file() for word in words if re.search(r"\.(yml|ipynb)$", word))
+        name = re.search(r"^name: (.+)$", ENVIRONMENT, re.MULTILINE)[1]
+        assert words[1] != "activate" or words[2] == name
         return
     assert words[:2] == ["python", "-m"]
     module, arguments = words[2], words[3:]
@@ -113,15 +115,17 @@ def test_a_shown_command_is_one_that_exists(line, monkeypatch):
         assert left.value.code == 0
     elif module == "analysis":
         args = analysis_cli.build_parser(arguments[0]).parse_args(arguments)
-        inputs = getattr(args, "inputs", [])
-        assert all((ROOT / path).exists() for path in inputs if args.command in ("i2i", "i2t"))
+        named = getattr(args, "images", None) or []
+        assert all((ROOT / path).exists() for path in named if str(path).startswith("assets/"))
     elif module == "training":
         asked = []
         monkeypatch.setattr(stages, "run", lambda name, args: asked.append(name) or {})
         assert training_cli.main(arguments) == 0
         assert asked
+    elif module != "tests.golden":
+        path = ROOT.joinpath(*module.split("."))
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
     else:
-        assert module == "tests.golden"
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(golden, "load_recipe", lambda spec: None)
         monkeypatch.setattr(golden, "compare", lambda given, vd: ([], True))
@@ -142,25 +146,33 @@ def test_links_to_a_section_find_it():
     assert wanted and wanted <= anchors
 
 
-def test_every_mode_is_shown():
+def test_the_readmes_are_short_and_show_every_mode():
     """Pictures are made by `make pictures`, from what each command saves."""
-    modes = {*FLOWS, *APPLICATIONS}
-    section = README.partition("\n## Modes\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\*\*`([\w-]+)`\*\*", section, re.MULTILINE)) == {*modes, "search"}
-    pictures = re.findall(r"\]\(assets/modes/([\w-]+)\.png\)", section)
-    assert sorted(pictures) == sorted({*modes, "search"})
-    rows = set(re.findall(r"^\| `([\w-]+)` \|", FRENCH, re.MULTILINE))
-    assert rows == {*modes, "search", "caption"}
+    assert len(README.splitlines()) <= 150
+    for readme in (README, FRENCH):
+        shown = set(re.findall(r"^\|.*?`([\w-]+)` ", readme, re.MULTILINE))
+        shown |= set(re.findall(r"; `([\w-]+)` ", readme))
+        assert {*MODES, "search", "caption"} <= shown
+        pictures = re.findall(r"\]\(assets/modes/([\w-]+)\.png\)", readme)
+        assert sorted(pictures) == sorted({*MODES, "search"} - {"encode"})
     recipe = MAKEFILE.partition("\npictures:")[2].partition("\n\n")[0]
-    assert set(re.findall(r"for mode in ([^;]+);", recipe)[0].split()) == modes
-    assert modes <= set(re.findall(r"python -m analysis ([\w-]+) ", recipe))
+    drawn = set(re.findall(r"for mode in ([^;]+);", recipe)[0].split())
+    assert drawn == set(MODES) - {"encode"}
+    assert drawn <= set(re.findall(r"python -m analysis ([\w-]+) ", recipe))
+
+
+def test_the_readme_lists_the_words_of_vd_mini():
+    section = README.partition("## What the models know")[2].partition("\n## ")[0]
+    for word in (*BACKGROUNDS, *STYLES, *SIZES, *COLORS, *SHAPES):
+        assert re.search(rf"\b{word}\b", section), word
 
 
 def test_french_readme_knows_how_many():
-    told = {"deux tailles": SIZES, "huit couleurs": COLORS, "huit\nformes": SHAPES}
+    counts = {"deux tailles": SIZES, "huit couleurs": COLORS, "huit formes": SHAPES}
     numbers = {"deux": 2, "huit": 8}
-    for words, values in told.items():
-        assert words in FRENCH and numbers[words.split()[0]] == len(values)
+    words = " ".join(FRENCH.split())
+    for phrase, values in counts.items():
+        assert phrase in words and numbers[phrase.split()[0]] == len(values)
 
 
 def test_named_files_exist():
@@ -170,27 +182,20 @@ def test_named_files_exist():
         assert name.startswith("output/") or (ROOT / name).exists(), name
 
 
-def test_the_file_guide_is_complete_and_aligned():
-    lines = next(b for b in fenced(README, "text") if "lib/" in b).splitlines()
-    guide: dict[str, set[str]] = {}
-    for line in lines:
-        name = line.split()[0]
-        assert re.match(r"^( *[\w.]+/?) +\S", line).end() - 1 == lines[0].index("the model"), line
-        if name.endswith("/"):
-            package = guide.setdefault(name.rstrip("/"), set())
-        else:
-            package.add(name)
-    assert list(guide) == list(OWN)
-    for package, listed in guide.items():
-        there = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
-        assert listed <= there if package == "tests" else listed == there, package
+def test_every_folder_is_in_the_guide():
+    for readme in (README, FRENCH):
+        for package in OWN:
+            assert f"`{package}/" in readme, package
+    for path in (ROOT / "analysis").iterdir():
+        if (path / "__init__.py").is_file():
+            assert f"{path.name}/`" in README and f"`{path.name}`" in FRENCH, path.name
 
 
 def test_text_to_image_needs_that_many_parameters():
     with torch.device("meta"):
         parts = [build(VD_FOUR_FLOW_V1_0, name) for name in components_for(["t2i"])]
     count = sum(p.numel() for part in parts for p in part.parameters())
-    assert f"{count / 1e9:.2f} billion parameters\nfor text-to-image" in README
+    assert f"{count / 1e9:.2f} billion parameters for text-to-image" in " ".join(README.split())
 
 
 def test_the_official_files_are_listed():
@@ -281,8 +286,7 @@ def test_requirements_are_what_is_imported():
 
 
 def test_both_environments_install_the_same():
-    environment = (ROOT / "environment.yml").read_text(encoding="utf-8")
-    assert "- -r requirements_analyse.txt" in environment
+    assert "- -r requirements_analyse.txt" in ENVIRONMENT
     assert "-m pip install" in MAKEFILE and "-r requirements_analyse.txt" in MAKEFILE
 
 

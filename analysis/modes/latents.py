@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis.modes.decoding import check_output, decode
 from analysis.modes.build import default_batch
+from analysis.modes.decoding import check_output, decode
 from analysis.modes.sampling import Sampling
 from analysis.results.result import Result, joined
 from lib.fingerprints import fingerprint

@@ -1,23 +1,19 @@
 """The applications as commands, on the tiny model."""
 
 import json
-import shlex
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from analysis import __main__ as cli
-from analysis.commands import APPLICATIONS
-from analysis.modes.edit import EDIT_SCALE, edit
-from analysis.modes.mix import blend, dual_guided
+from analysis.modes import blend, dual_guided, edit, image_to_text, text_to_image
+from analysis.modes.tensors import latents_of
 from analysis.results import read
 from analysis.results.outputs import read_record
 from tests.analysis.modes.test_mix import same
-from tests.analysis.test_cli import ROOT, run, saved  # noqa: F401  (run is a fixture)
+from tests.analysis.test_cli import run, saved  # noqa: F401  (run is a fixture)
 from tests.conftest import drawing
 
 TEXT = "a tiny striped star on gray"
@@ -61,7 +57,7 @@ def test_describe_tells_texts(run, tmp_path, picture_files):  # noqa: F811
 @pytest.mark.parametrize("release", [False, True])
 def test_focus_levels_of_both_kinds(run, tmp_path, picture_files, release):  # noqa: F811
     levels = [-2, 0, 2] if release else [0, 0.5, 1]
-    more = ["--first-release"] if release else ["--fidelity", 0.5]
+    more = ["--scheme", "first_release"] if release else ["--fidelity", 0.5]
     status, _, err = run("focus", picture_files[0], "--level", *levels, *more, "--seed", 1)
     assert status == 0, err
     records = [read_record(path) for path in saved(tmp_path, "focus", "png")]
@@ -137,21 +133,84 @@ def test_edits(run, vd, tmp_path, picture_files):  # noqa: F811
     assert set(records[0]["found"]) == {"caption", "edited_caption"}
 
 
-@pytest.mark.parametrize("command", list(APPLICATIONS))
-def test_help_shows_an_example_that_parses(capsys, command):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([command, "--help"])
-    assert stopped.value.code == 0
-    assert f"example:\n  {cli.PROG} {command} " in capsys.readouterr().out
-    args = cli.build_parser(command).parse_args(shlex.split(APPLICATIONS[command].example))
-    assert args.command == command
+def test_a_flow_from_a_context_and_latents(run, vd, tmp_path):  # noqa: F811
+    context, noise = vd.text_context([TEXT, "a star"]), torch.randn(2, *vd.latent_shape("image"))
+    save_file({"tokens": context.tokens}, tmp_path / "c.safetensors")
+    np.save(tmp_path / "x.npy", noise.numpy())
+    command = ["t2i", "--context", tmp_path / "c.safetensors", "--latents", tmp_path / "x.npy"]
+    status, _, err = run(*command, "--seed", 3)
+    assert status == 0, err
+    made = text_to_image(vd, context=context, latents=noise, seed=3, steps=2, progress=False)
+    paths = saved(tmp_path, "t2i", "png")
+    assert same(opened(paths), made.images)
+    first, second = (read_record(path) for path in paths)
+    assert first["text_context"]["sha256"] != second["text_context"]["sha256"]
+    assert first["latents_sha256"] != second["latents_sha256"]
+    # the same files again: there; other latents: another result
+    assert run(*command, "--seed", 3)[1].count("was there") == 2
+    np.save(tmp_path / "x.npy", noise.numpy() + 1)
+    run(*command, "--seed", 3)
+    assert len(saved(tmp_path, "t2i", "png")) == 4
 
 
-def test_help_of_edit_states_its_own_scale(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["edit", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert f"without --scale, edit takes {EDIT_SCALE:g}, not the model's" in told
+def test_what_was_saved_as_latents_can_be_given_back(run, vd, tmp_path, picture_files):  # noqa: F811
+    run("i2t", picture_files[0], "--seed", 3, "--as", "latents")
+    (path,) = saved(tmp_path, "i2t", "safetensors")
+    assert run("i2t", picture_files[0], "--seed", 3, "--latents", path)[0] == 0
+    latents = latents_of(path, vd.latent_shape("text"), 1)
+    made = image_to_text(vd, drawing(1), latents=latents, seed=3, steps=2, progress=False)
+    (text,) = saved(tmp_path, "i2t", "txt")
+    assert text.read_text() == made.texts[0] + "\n"
+
+
+def test_encoded_and_given_back_it_is_the_same_picture(run, tmp_path, picture_files):  # noqa: F811
+    assert run("encode", picture_files[0].parent, "--pictures", steps=None)[0] == 0
+    contexts = saved(tmp_path, "encode", "safetensors")
+    assert [read_record(path)["input"]["file"] for path in contexts] == ["a.png", "b.png"]
+    assert run("encode", *picture_files, "--pictures", steps=None)[1].count("was there") == 2
+    assert run("i2i", "--context", *contexts, "--seed", 5)[0] == 0
+    assert run("i2i", *picture_files, "--seed", 5)[0] == 0
+    pictures = opened(saved(tmp_path, "i2i", "png"))
+    assert len(pictures) == 4 and same(pictures[:2], pictures[2:])
+    assert run("encode", TEXT, "a ring", "--what", "latents", "--json", steps=None)[0] == 0
+    assert [read_record(p)["prompt"] for p in saved(tmp_path, "encode", "safetensors")[2:]] == [
+        TEXT,
+        "a ring",
+    ]
+
+
+def test_starts_nulls_negatives_and_sizes(run, vd, tmp_path, picture_files):  # noqa: F811
+    options = ["--start", picture_files[0].parent, "--fidelity", 0.5, "--null", picture_files[1]]
+    more = ["--negative", "a ring", "--negative", "a heart", "--height", 24, "--seed", "7,9"]
+    status, _, err = run("dual", *picture_files, "--text", TEXT, *options, *more, "--n", 2)
+    assert status == 0, err
+    made = dual_guided(
+        vd,
+        picture_files,
+        TEXT,
+        start=picture_files,
+        fidelity=0.5,
+        null=picture_files[1],
+        negative_prompt=["a ring", "a heart"],
+        height=24,
+        seed=[7, 9],
+        n=2,
+        steps=2,
+        progress=False,
+    )
+    paths = saved(tmp_path, "dual", "png")
+    assert same(opened(paths), made.images) and made.images[0].size == (16, 24)
+    assert [read_record(path)["seed"] for path in paths] == [7, 9, 7, 9]
+    assert [read_record(path)["negative_prompt"] for path in paths[1:3]] == ["a ring", "a heart"]
+    assert read_record(paths[0])["null"]["file"] == picture_files[1].name
+
+
+def test_focus_has_bands_and_matches_colours(run, tmp_path, picture_files):  # noqa: F811
+    options = ["--level", 0.3, "--seed", 1, "--color-match", 0.5, "--color-method", "histogram"]
+    assert run("focus", picture_files[0], *options, "--bands", 1, 1, 5, 1)[0] == 0
+    record = read_record(saved(tmp_path, "focus", "png")[0])
+    assert (record["color_match"], record["color_method"]) == (0.5, "histogram")
+    assert record["bands"] == {"content": 1, "style": 1, "rank": 5, "alone": 1}
 
 
 @pytest.mark.parametrize("ends", [["PICTURE"], ["a ring", "PICTURE"]])
@@ -164,35 +223,47 @@ def test_a_picture_without_pictures_is_said_before_a_model_is_loaded(
     ends = [picture_files[0] if end == "PICTURE" else end for end in ends]
     status, _, err = run("interpolate", *ends, model=tmp_path / "no model")
     assert (status, len(err.splitlines())) == (2, 1)
-    assert "also a picture's file" in err and "--pictures" in err
-
-
-def test_help_does_not_wait_for_torch():
-    code = (
-        "import sys, analysis.__main__ as m\n"
-        "try: m.main(['blend', '--help'])\n"
-        "except SystemExit: assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+    assert "also a file" in err and "--pictures" in err
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["dual", "PICTURE"], "Neither of --text and --text-context"),
+        (["dual"], "There is no picture: give at least one"),
         (["dual", "no.png", "--text", "a"], "There is no file no.png"),
-        (["dual", "PICTURE", "--text", "a", "--strength", 2], "'2' is not a number from 0 to 1"),
+        (["dual", "PICTURE", "--text", "a", "--strength", 2], "'2' is not allowed: give 0 to 1"),
         (["dual", "PICTURE", "--text", "a", "--interval", 9, 3], "the lower timestep first"),
         (["dual", "PICTURE", "--text", "a", "--sampler", "heun", "--eta", 1], "deterministic"),
-        (["focus", "PICTURE", "--level", -1], "level is -1.0: give a number from 0 to 1"),
-        (["blend", "PICTURE", "--masks", "PICTURE", "PICTURE"], "2 masks for 1 pictures"),
-        (["interpolate", "a", "b", "--frames", 1], "'1' is not a whole number from 2"),
+        (
+            ["focus", "PICTURE", "--level", -1],
+            "scheme 'focus' has the numbers from 0 to 1",
+        ),
+        (["blend", "PICTURE", "--masks", "PICTURE", "PICTURE"], "2 values for masks, 1 pictures"),
+        (["interpolate", "a", "b", "--frames", 1], "'1' is not allowed: give 2 to 10000"),
         (["interpolate", "a", "b", "--makes", "text", "--film", "gif"], "--film is for pictures"),
         (["interpolate", "a", "b", "--film", "avi"], "invalid choice: 'avi'"),
         (["interpolate", "a", "b", "--film", "gif", "--as", "tensor"], "--film need pictures"),
         (["dual", "PICTURE", "--text", "a", "--sheet", "--as", "latents"], "need pictures"),
         (["interpolate", "a", "--noise", "official"], "A film between latents"),
-        (["edit", "PICTURE", "--target", "a", "--n", 2], "nothing in it is random"),
+        (["edit", "PICTURE", "--target", "a", "--n", 2], "unrecognized arguments: --n 2"),
+        (["edit", "PICTURE"], "There is no prompt"),
+        (["edit", "PICTURE", "--target", "a", "--mask", "no.png"], "There is no file no.png"),
+        (
+            ["edit", "PICTURE", "--target", "a", "--feather", "1e10"],
+            "is not allowed: give 0 to 512",
+        ),
+        (["blend", "PICTURE", "--masks", "no.png"], "There is no file no.png"),
+        (["blend"], "There is no picture"),
+        (["focus", "PICTURE", "--bands", 1, 2, 3, "x"], "give Bands(content"),
+        (["focus", "no.png"], "There is no file no.png"),
+        (["interpolate", "no.png", "PICTURE", "--pictures"], "There is no file no.png"),
+        (["interpolate"], "the following arguments are required"),
+        (["t2i", "--context", "no.safetensors"], "There is no file no.safetensors"),
+        (["i2i", "PICTURE", "--context", "PICTURE"], "cannot hold context: give a file of"),
+        (["t2i", "a", "--latents", "PICTURE"], "cannot hold latents"),
+        (["i2i", "PICTURE", "--null", "white"], "choose zeros, black or grey"),
+        (["i2i", "PICTURE", "--start", "PICTURE"], "give fidelity > 0, too"),
+        (["encode", "PICTURE"], "is a text here, but also a file"),
         (["latent-edit", "PICTURE"], "nothing to remove or to add"),
     ],
 )

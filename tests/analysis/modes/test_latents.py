@@ -5,16 +5,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from analysis.modes import focus, image_to_text, image_variation, text_to_image, text_variation
 from analysis.modes.decoding import decode
 from analysis.modes.edit import edit, latent_edit
-from analysis.modes.flows import flow_job
-from analysis.modes.generate import image_to_text, image_variation, text_to_image, text_variation
 from analysis.modes.interpolate import interpolate
 from analysis.modes.latents import decoded
 from analysis.modes.mix import blend, describe, dual_guided
-from analysis.modes.variation import focused
 from analysis.results.outputs import finished, identity, read, read_record, save
-from lib.checkpoints.weights import load
+from lib.checkpoints import load
 from lib.images import to_pil
 from lib.noise import SampleNoise
 from tests.analysis.modes.test_mix import same
@@ -28,7 +26,7 @@ MODES = {
     "t2t": lambda vd, **how: text_variation(vd, [A, B], fidelity=0.3, **how),
     "dual": lambda vd, **how: dual_guided(vd, drawing(0), A, strength=[0.2, 0.7], **how),
     "describe": lambda vd, **how: describe(vd, drawing(0), A, strength=[0.2, 0.7], **how),
-    "focus": lambda vd, **how: focused(vd, drawing(0), levels=[0, 1], **how),
+    "focus": lambda vd, **how: focus(vd, drawing(0), levels=[0, 1], **how),
     "blend": lambda vd, **how: blend(vd, [drawing(0), drawing(1)], n=2, **how),
     "interpolate": lambda vd, **how: interpolate(vd, A, B, frames=3, makes="text", **how),
     "edit": lambda vd, **how: edit(vd, [drawing(0), drawing(1)], A, B, **how),
@@ -117,7 +115,7 @@ def test_results_of_different_settings_are_decoded_together(vd, tmp_path):
 def test_latents_start_again_where_they_came_from(vd):
     """x_0 given as initial latents is left alone where no step is taken."""
     latents = text_to_image(vd, A, seed=5, output="latents", **QUIET).tensors
-    job = flow_job(vd, "i2i", drawing(0), seed=1, fidelity=1, latents=latents, output="latents")
+    job = image_variation.job(vd, drawing(0), seed=1, fidelity=1, latents=latents, output="latents")
     assert not torch.equal(job.result(False).tensors, latents)  # fidelity 1 is the input's latent
     assert torch.equal(job.result(False).tensors, vd.encode_image([drawing(0)]).cpu())
     noise = SampleNoise([5]).normal(vd.latent_shape("image"))
@@ -138,7 +136,7 @@ def test_matched_colours_are_in_tensors_and_never_in_latents(vd, monkeypatch):
 def test_how_tensors_are_shown(vd):
     made = text_to_image(vd, A, n=2, seed=5, output="latents", **QUIET)
     assert repr(made) == "Result(t2i: 2 tensors, seeds 5, 6)"
-    assert made._repr_png_() is None and made._repr_html_() is None
+    assert made._repr_html_() is None
     with pytest.raises(ValueError, match=r"holds no pictures.*decode them"):
         made.sheet()
 
@@ -156,7 +154,7 @@ def test_what_cannot_be_decoded(vd, model_folder, tmp_path):
         decoded(other, made)
     with pytest.raises(ValueError, match=r"give \(B, \*\(4, 8, 8\)\)"):
         decode(vd, "image", torch.zeros(1, 4, 8, 7))
-    with pytest.raises(ValueError, match="output is 'numpy': choose pil, tensor, latents"):
+    with pytest.raises(ValueError, match="output is 'numpy': choose pil or tensor or latents"):
         text_to_image(vd, A, output="numpy")
     (path,) = save(text_to_image(vd, A, seed=5, **QUIET), tmp_path)
     for bad, message in ((path, "holds no tensors"), ([], "no file to read")):

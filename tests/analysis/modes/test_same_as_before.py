@@ -102,7 +102,7 @@ def mini():
 def before():
     path = ROOT / "tests/fixtures/modes_before.safetensors"
     with safe_open(path, "pt") as file:
-        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def test_no_case_is_left_out(before):

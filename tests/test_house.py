@@ -1,0 +1,273 @@
+"""The house: imports go down, each thing is written once, files are short, help comes at once."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from analysis.cli import ELSEWHERE
+from analysis.modes import MODES
+from lib.config import FLOWS
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = {
+    "lib": 0,
+    "data": 1,
+    "training": 2,
+    "analysis.results": 2,
+    "analysis.modes": 3,
+    "analysis.metrics": 3,
+    "analysis.inside": 4,
+    "analysis.folders": 4,
+    "analysis.measure": 5,
+    "analysis.cli": 6,
+    "analysis.widgets": 6,
+    "analysis": 7,
+    "analysis.__main__": 7,
+}
+"""Room -> floor; rooms of one floor know nothing of each other."""
+LIMITS = {
+    "analysis": (76, 15_100),
+    "lib": (32, 5_200),
+    "data": (24, 4_600),
+    "training": (24, 2_900),
+}
+"""Room -> Python files and lines that it has at most; to be lowered whenever it shrinks."""
+OURS = ("lib", "data", "training", "analysis")
+
+
+def module_name(path: Path) -> str:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+MODULES = {module_name(p): p for top in OURS for p in sorted((ROOT / top).rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Our modules that a module imports, also in functions and as `Lazy`; not for type checkers."""
+    typing = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if node in typing:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports say the whole name"
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else node.module for name in inner]
+        elif isinstance(node, ast.Call) and any(
+            isinstance(part, ast.Name) and part.id == "Lazy" for part in (node.func, *node.args)
+        ):
+            constants = (part for part in ast.walk(node) if isinstance(part, ast.Constant))
+            names = [part.value for part in constants if isinstance(part.value, str)]
+        yield from (name for name in names if name.partition(".")[0] in OURS)
+
+
+GRAPH = {name: set(imports(tree)) - {name} for name, tree in TREES.items()}
+
+
+def room(name: str) -> str:
+    return max((known for known in FLOORS if f"{name}.".startswith(f"{known}.")), key=len)
+
+
+def test_imports_are_read():
+    """What the tests below stand on: each way of importing is seen."""
+    assert {"lib.noise", "lib.model"} <= GRAPH["analysis.modes.sampling"]
+    assert "analysis.modes.build" in GRAPH["analysis.modes.flows"]  # by Lazy
+    assert "analysis.results.outputs" in GRAPH["analysis.cli"]  # in a function
+    assert "lib.model" not in GRAPH["analysis.modes.flows"]  # for type checkers
+    assert set().union(*GRAPH.values()) <= set(MODULES)
+
+
+def test_imports_go_down():
+    for name, others in GRAPH.items():
+        here = room(name)
+        for other in others:
+            there = room(other)
+            assert there == here or FLOORS[there] < FLOORS[here], f"{name} imports {other}"
+            if "training" in (here, there):
+                assert {here, there} <= {"training", "lib", "data"}, f"{name} imports {other}"
+
+
+def test_imports_have_no_circles():
+    above: list[str] = []
+    done: set[str] = set()
+
+    def visit(name: str) -> None:
+        assert name not in above, " -> ".join([*above[above.index(name) :], name])
+        if name not in done:
+            above.append(name)
+            for other in sorted(GRAPH[name]):
+                visit(other)
+            done.add(above.pop())
+
+    for name in GRAPH:
+        visit(name)
+
+
+def test_only_tests_and_benchmarks_import_tests_and_benchmarks():
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            module = node.module if isinstance(node, ast.ImportFrom) else ""
+            assert not (module or "").startswith(("tests", "benchmarks")), name
+
+
+def test_files_are_short():
+    for name, path in MODULES.items():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 350, f"{name} has {lines} lines"
+
+
+def test_the_rooms_are_as_large_as_they_may_be():
+    def size(top: str) -> tuple[int, int]:
+        paths = [path for name, path in MODULES.items() if f"{name}.".startswith(f"{top}.")]
+        lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+        return len([path for path in paths if path.name != "__init__.py"]), lines
+
+    for top, (most_files, most_lines) in LIMITS.items():
+        files, lines = size(top)
+        assert files <= most_files and lines <= most_lines, (top, files, lines)
+
+
+# ------------------------------------------------------------------ written once
+
+
+OPTIONS = {option for mode in MODES.values() for option in mode.options}
+
+
+def declared(tree: ast.Module) -> set[str]:
+    """Options that a module declares: flags, defaults of keywords, and fields of lists of options.
+
+    A class is a list of options if at least three of its fields with defaults are named so.
+    """
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            names |= {argument.arg for argument, default in pairs if default is not None}
+        elif isinstance(node, ast.ClassDef):
+            parts = (part for part in node.body if isinstance(part, ast.AnnAssign) and part.value)
+            fields = {part.target.id for part in parts}
+            names |= fields if len(fields & OPTIONS) >= 3 else set()
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("--"):
+            names.add(str(node.value).removeprefix("--").replace("-", "_"))
+    return names
+
+
+@pytest.mark.parametrize("option", sorted(OPTIONS))
+def test_an_option_is_declared_in_few_files(option):
+    """Once, that is; a second file reads a part of them, a command of its own may have its own.
+
+    Functions without a command (of `inside`, of indexing) have arguments, not options: they are not
+    in this count, and neither are the networks' (`lib`) and the stages' (`training`).
+    """
+    rooms = ("analysis.modes", "analysis.cli", "analysis.measure", "analysis.widgets")
+    commands = {module for module, _ in ELSEWHERE.values()}
+    files = [
+        name
+        for name, tree in TREES.items()
+        if (room(name) in rooms or name in commands) and option in declared(tree)
+    ]
+    assert 1 <= len(files) <= 3, files
+
+
+def named(tree: ast.Module) -> set[str]:
+    """Words that a module spells as a whole: in strings, in lists of words, and as imports."""
+    words: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            parts = node.value.split(" ")
+            words |= set(parts) if all(re.fullmatch(r"[\w-]+", part) for part in parts) else set()
+        elif isinstance(node, ast.ImportFrom) and str(node.module) == "analysis.modes":
+            words |= {alias.name for alias in node.names}
+    return words
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in FLOWS])
+def test_a_mode_is_named_in_few_places(mode):
+    """Its own file, its measured effect, and what shows it; besides the list of public names.
+
+    The flows are not counted: the model itself is made of these four directions, and trained and
+    measured by them.
+    """
+    own = MODES[mode].function.__name__
+    places = {
+        room(module)
+        for module, tree in TREES.items()
+        if room(module) not in ("analysis", "lib", "data", "training") and {mode, own} & named(tree)
+    }
+    assert 1 <= len(places) <= 4, places
+
+
+def test_public_names_are_there_and_cost_nothing():
+    code = (
+        "import analysis, sys, json\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'transformers'} & set(sys.modules)\n"
+        "missing = [n for n in analysis.__all__ if not hasattr(analysis, n)]\n"
+        "print(json.dumps([sorted(heavy), missing, analysis.__all__]))\n"
+    )
+    heavy, missing, names = json.loads(output_of(code))
+    assert (heavy, missing) == ([], [])
+    functions = {mode.function.__name__ for mode in MODES.values()}
+    assert {"load", "save", "show", *functions} <= set(names)
+
+
+# ------------------------------------------------------------------ the shell
+
+
+def output_of(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def helped() -> dict[str, str]:
+    """Command -> its help; all of them in a process that has nothing else to do."""
+    code = (
+        "import contextlib, io, json, sys\n"
+        "from analysis.cli import main\n"
+        "texts = {}\n"
+        f"for command in {[*MODES, *ELSEWHERE, '']!r}:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "        with contextlib.suppress(SystemExit):\n"
+        "            main([*command.split(), '--help'])\n"
+        "    texts[command] = out.getvalue()\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'transformers', 'matplotlib'} & set(sys.modules)\n"
+        "print(json.dumps({**texts, 'heavy': sorted(heavy)}))\n"
+    )
+    return json.loads(output_of(code))
+
+
+def test_help_waits_for_nothing_that_takes_seconds(helped):
+    assert helped["heavy"] == []
+
+
+@pytest.mark.parametrize("command", [*MODES, *ELSEWHERE])
+def test_help_lists_every_option(helped, command):
+    text = helped[command]
+    assert text.startswith(f"usage: python -m analysis {command} ")
+    if command in MODES:
+        mode = MODES[command]
+        assert f"example:\n  python -m analysis {mode.example}\n" in f"{text}\n"
+        for name, option in mode.options.items():
+            for flag in option.flags or (f"--{name.replace('_', '-')}",):
+                assert re.search(rf"{flag}\b", text), flag
+
+
+def test_help_lists_every_command(helped):
+    for command in (*MODES, *ELSEWHERE):
+        assert re.search(rf"^ +{command} ", helped[""], re.MULTILINE), command
