@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     from analysis.widgets import playground
     from data.pictures import open_picture
     from lib.checkpoints import load
+    from lib.noise import SampleNoise
 
 _ROOMS = {
     "lib.checkpoints": "load",
+    "lib.noise": "SampleNoise",
     "data.pictures": "open_picture",
     "analysis.modes": (
         "MODES text_to_image image_variation image_to_text text_variation dual_guided describe "
@@ -99,6 +101,7 @@ __all__ = [  # noqa: RUF022  in the order in which one meets them
     "update_index",
     "find",
     "as_result",
+    "SampleNoise",
     "playground",
 ]
 

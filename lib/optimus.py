@@ -30,7 +30,7 @@ from lib.noise import SampleNoise
 
 ATTENTION = ("sdpa", "eager")
 # transformers renamed GPT-2's argument; the versions allowed here have one name or both
-_CACHE = "cache" if "cache" in signature(GPT2LMHeadModel.forward).parameters else "past_key_values"
+CACHE = "cache" if "cache" in signature(GPT2LMHeadModel.forward).parameters else "past_key_values"
 
 
 def check_attention(attention: str) -> str:
@@ -153,7 +153,7 @@ class OptimusDecoder(nn.Module):
             inputs_embeds=self.gpt2.transformer.wte(ids) + bias,
             position_ids=torch.arange(past, past + ids.shape[1], device=ids.device)[None],
             use_cache=True,
-            **{_CACHE: cache},
+            **{CACHE: cache},
             logits_to_keep=1 if last_only else 0,
         )
         return output.logits

@@ -19,6 +19,7 @@ from analysis.inside.twins import Twin, agree
 from analysis.modes.focus import RELEASED, Bands, focus_tokens
 from lib.clip import preprocess_images
 from lib.model import VersatileDiffusion
+from lib.optimus import CACHE
 
 ENTRANCES = ("both", "prefix", "embedding", "neither")
 
@@ -279,7 +280,7 @@ def optimus_entrances(
                 key = part.view(len(z), config.gpt2_heads, 1, -1)  # one position, cut into heads
                 cache.update(key, key, layer)
         inputs = plain + bias if name in ("both", "embedding") else plain
-        run = decoder.gpt2(inputs_embeds=inputs, position_ids=positions, past_key_values=cache)
+        run = decoder.gpt2(inputs_embeds=inputs, position_ids=positions, **{CACHE: cache})
         logits[name] = run.logits
     agree("logits of the text decoder", logits["both"], decoder(ids, z))
 

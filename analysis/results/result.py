@@ -108,6 +108,13 @@ class Result:
         images = [self.images[k] for k in order]
         return contact_sheet(images, columns, labels and [labels[k] for k in order], **options)
 
+    @property
+    def alt(self) -> str:
+        """What is on the pictures, for who cannot see them: how many, and of which inputs."""
+        titles = list(dict.fromkeys(filter(None, map(title, self.record["samples"]))))
+        names = "; ".join(titles[:4]) + (f"; {len(titles) - 4} more" if titles[4:] else "")
+        return f"{repr(self)[:-1]}: {names})"
+
     def __repr__(self) -> str:
         kind = "picture" if self.images else "text" if self.tensors is None else "tensor"
         plural = "" if len(self) == 1 else "s"
@@ -118,9 +125,7 @@ class Result:
         """What a notebook shows: pictures on a sheet, with words for who cannot see it; texts."""
         records = [self.record_of(k) for k in range(len(self))]
         if self.images:
-            titles = list(dict.fromkeys(filter(None, map(title, records))))
-            names = "; ".join(titles[:4]) + (f"; {len(titles) - 4} more" if titles[4:] else "")
-            return html_picture(self.sheet(), f"{repr(self)[:-1]}: {names})")
+            return html_picture(self.sheet(), self.alt)
         if not self.texts:
             return None
         strip = records[0].get("strip", "")

@@ -76,8 +76,7 @@ def show(what: Any, columns: int | None = None, *, caption: str = "", **sheet: A
 
 def _displayable(what: Any, columns: int | None, caption: str, sheet: dict[str, Any]) -> Any:
     if isinstance(what, Result) and what.images and (columns or sheet):
-        image = what.sheet(columns, **sheet)
-        return Sheet(image, caption or repr(what))
+        return Sheet(what.sheet(columns, **sheet), caption or what.alt)
     if hasattr(what, "_repr_html_"):
         return what
     rows = isinstance(what, (list, tuple)) and what and isinstance(what[0], Mapping)
