@@ -64,6 +64,7 @@ class AutoencoderStage(Stage):
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Reconstruction of a posterior sample, plus the small KL term."""
         indices = rng.integers(len(self.pool), size=self.recipe.batch)
+        self.seen = indices
         images = recolored(self.pool.pictures(indices, rng), rng).to(self.device)
         mean, logvar = self.modules["image_encoder"](images)
         z = sample_posterior(mean, logvar, torch.randn_like(mean))

@@ -176,6 +176,7 @@ class ClipStage(Stage):
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Contrast within the batch, and attributes read from both kinds of tokens."""
         batch = contrast(self.pool, self.recipe.batch, rng, self.spec.clip.vision.patch_size)
+        self.seen = batch.indices
         text_tokens, text_pooled = self._text(batch.texts)
         image_tokens, image_pooled = self._image(batch.pictures)
         logits = self.modules["logit_scale"]() * text_pooled.float() @ image_pooled.float().T

@@ -153,7 +153,7 @@ class FlowsStage(Stage):
 
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Sum of the flows' noise-prediction errors."""
-        total, metrics = torch.zeros((), device=self.device), {}
+        total, metrics, rows = torch.zeros((), device=self.device), {}, []
         for flow in self.flows:
             size = self._size(flow)
             words = 0
@@ -163,11 +163,13 @@ class FlowsStage(Stage):
             for part, asks in ((size - words, False), (words, True)):
                 if part:
                     draw = self._draw(flow, self.cache, part, rng, asks)
+                    rows.append(draw.rows)
                     weight = rng.uniform(*ASKED_WEIGHT) if asks else 0.0
                     losses.append((part / size) * self._flow_loss(flow, self.cache, draw, weight))
             loss = torch.stack(losses).sum()
             total = total + self.options.weight[flow] * loss
             metrics[flow] = loss.item()
+        self.seen = np.concatenate(rows)
         return total, metrics
 
     def samples(self) -> int:

@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +109,7 @@ class Stage(ABC):
         modules: everything that is trained, by name.
         warm: whether the weights were trained before: what only a fresh start needs is left out.
         run: what tells this run from all others, however often it is interrupted or prolonged.
+        seen: numbers of the samples that the last call of `loss` was about.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Stage(ABC):
     modules: nn.ModuleDict
     warm: bool = False
     run: str = ""
+    seen: Sequence[int] | np.ndarray | None = None
 
     @property
     def device(self) -> torch.device:
@@ -326,10 +328,12 @@ def _check_finite(stage: Stage, step: int, numbers: dict[str, float], folder: Pa
     wrong = [key for key, value in numbers.items() if not math.isfinite(value)]
     if wrong:
         kept = [name for name in ("checkpoint.pt", "stable.pt") if (folder / name).exists()]
+        few = [] if stage.seen is None else [str(int(number)) for number in stage.seen[:20]]
+        shown = f" on samples {', '.join(few)}" + " ..." * (len(few) == 20) if few else ""
         last = f"the last good checkpoint is {folder / kept[0]}" if kept else "no checkpoint yet"
         raise RuntimeError(
-            f"{stage.name}: {', '.join(wrong)} not finite at step {step} ({last}): lower the "
-            "learning rate (--lr), or look at what this step was given."
+            f"{stage.name}: {', '.join(wrong)} not finite at step {step}{shown} ({last}): lower "
+            "the learning rate (--lr), or look at what this step was given."
         )
 
 

@@ -74,7 +74,7 @@ class OptimusStage(Stage):
         """Negative log-likelihood of the caption plus beta times the KL term."""
         ramp = 1.0 if self.warm else min(1.0, (step + 1) / (WARMUP * self.recipe.steps))
         indices = rng.integers(len(self.pool), size=self.recipe.batch)
-        texts = self.pool.captions(indices, rng)
+        self.seen, texts = indices, self.pool.captions(indices, rng)
         half = len(texts) // 2  # the other half are answers: what the text column learns to write
         texts[:half] = self.pool.targets(indices[:half], rng, texts[:half])
         mean, logvar = self.modules["text_encoder"](self.words.bert_ids(texts).to(self.device))

@@ -76,7 +76,7 @@ def worldly(vd, samples, folder):
     vision = replace(vd.spec.clip.vision, image_size=64, patch_size=16)
     text = replace(vd.spec.clip.text, positions=64)
     clip = replace(vd.spec.clip, resize=64, vision=vision, text=text)
-    texts = replace(vd.spec.text_vae, bert_positions=64, gpt2_positions=64, max_input=64)
+    texts = replace(vd.spec.text_vae, bert_positions=66, gpt2_positions=64, max_input=64)
     spec = replace(vd.spec, image_size=64, clip=clip, text_vae=texts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.vocabulary.CORPUS", 200)
