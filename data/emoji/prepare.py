@@ -121,7 +121,7 @@ def prepare(dest: Path, packages: Path | None = None, share_alike: bool = False)
     vectors = {name: _vectors(files[name], words, aliases) for name in names}
     words = [w for w in words if sum(w.code in vectors[a] for a in names) >= MIN_ARTISTS]
 
-    rows = [row for row in _splits(words, names, vectors)]
+    rows = _splits(words, names, vectors)
     with ThreadPoolExecutor() as threads:
         drawn = threads.map(lambda row: _raster(vectors[names[row[1]]][words[row[0]].code]), rows)
         pictures = np.stack(list(tqdm(drawn, total=len(rows), desc="drawing")))
