@@ -18,13 +18,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from analysis.modes.shell import add_model_options, load_model, name_passed_over
 from analysis.modes.table import MODES, Input, Mode
 
 if TYPE_CHECKING:
@@ -132,16 +132,6 @@ def _add_mode(parser: argparse.ArgumentParser, mode: Mode) -> None:
     add_model_options(parser)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that loads a model."""
-    add = parser.add_argument_group("model and messages").add_argument
-    add("--model", default="vd-mini", help="name or path of the model (default: %(default)s)")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the best one here)")
-    add("--dtype", choices=("float32", "float16", "bfloat16"), help="default: by the hardware")
-    add("--json", action="store_true", help="print one JSON document: the records, with paths")
-    add("--quiet", action="store_true", help="no progress bar, no warnings")
-
-
 def _add_input(parser: argparse.ArgumentParser, name: str, item: Input) -> None:
     metavar = {"image": "PATH", "text": "TEXT"}.get(item.kind, "TEXT")
     if item.flag:
@@ -221,19 +211,6 @@ def _refuse_file(word: str) -> None:
         )
 
 
-def load_model(args: argparse.Namespace) -> Any:
-    """The model of the common options; its components are read when something first needs them."""
-    import torch
-
-    from lib.checkpoints import load
-
-    logging.basicConfig(
-        level=logging.ERROR if args.quiet else logging.WARNING, format="warning: %(message)s"
-    )
-    dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    return load(args.model, device=args.device, dtype=dtype)
-
-
 def run_job(job: Job, args: argparse.Namespace) -> int:
     """Make a job's samples, save them, and tell: paths, or one JSON document."""
     from analysis.modes.batch import make
@@ -270,13 +247,9 @@ def run_job(job: Job, args: argparse.Namespace) -> int:
     else:
         for path in extras.values():
             print(path)
-    skipped = getattr(args, "skipped", [])
-    if skipped and not args.quiet:
-        from data.folders import count_and_name
-
-        print(f"passed over {count_and_name(skipped)}", file=sys.stderr)
+    skipped = name_passed_over({}, getattr(args, "skipped", []), args)
     if trouble is None:
-        return int(any(one.failed for one in skipped))
+        return skipped
     if isinstance(trouble, BrokenPipeError):
         raise trouble
     seed = getattr(args, "seed", None) or job.seeds[0]

@@ -128,4 +128,5 @@ def encode(
     if source.items is None:
         raise ValueError("This is a context already: give texts or pictures to encode.")
     size = request.settings.batch_size or 32
-    return Encoding(vd, source, what, size, settings=request.record)
+    fit = {"fit": request.settings.fit} if kind == "image" else {}
+    return Encoding(vd, source, what, size, settings={**request.record, **fit})

@@ -68,7 +68,7 @@ def context_of(vd: VersatileDiffusion, value: Any, kind: str, longer: bool = Fal
             raise ValueError(f"context is of kind {value.kind!r}: this takes {kind!r}.")
         tokens = value.tokens
     else:
-        tokens = _joined(value, "context")
+        tokens = _joined(value, "context", 2)
     clip = vd.spec.clip
     count = clip.vision.tokens if kind == "image" else clip.text.positions
     form = f"(samples, {count}, {clip.projection})"
@@ -99,7 +99,7 @@ def latents_of(value: Any, shape: Sequence[int], count: int, name: str = "latent
     Raises:
         ValueError: another shape or number, or values that are not finite.
     """
-    tensor = _joined(value, name)
+    tensor = _joined(value, name, len(shape))
     if tuple(tensor.shape) == tuple(shape):
         tensor = tensor[None]
     if tuple(tensor.shape[1:]) != tuple(shape) or len(tensor) not in (1, count):
@@ -111,8 +111,14 @@ def latents_of(value: Any, shape: Sequence[int], count: int, name: str = "latent
     return tensor.expand(count, *shape)
 
 
-def _joined(value: Any, name: str) -> Tensor:
-    """A floating-point tensor; files one after the other."""
+def _joined(value: Any, name: str, single: int) -> Tensor:
+    """A floating-point tensor; files one after the other, those of a single sample, too.
+
+    Args:
+        value: what holds it.
+        name: of a tensor among several, and in errors.
+        single: how many axes the tensor of one sample has.
+    """
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(np.ascontiguousarray(value))
     if not isinstance(value, Tensor):
@@ -125,6 +131,7 @@ def _joined(value: Any, name: str) -> Tensor:
         parts = [_read(Path(path), name) for path in paths]
         if len(parts) == 1:
             return _floating(parts[0], name)
+        parts = [part[None] if part.ndim == single else part for part in parts]
         shapes = list(dict.fromkeys(tuple(part.shape[1:]) for part in parts))
         if len(shapes) > 1:
             raise ValueError(

@@ -126,7 +126,7 @@ def test_negative_prompt_steers_the_text_and_the_picture_alone(vd):
         ({"images": []}, "no picture"),
         ({"texts": ["a", " "]}, "Prompt 2 of 2 is empty"),
         ({"texts": "red " * 100}, "limit is 32"),
-        ({"images": [drawing(0)] * 2, "texts": ["a"] * 3}, "3 texts and 2 images"),
+        ({"images": [drawing(0)] * 2, "texts": ["a"] * 3}, "2 images and 3 texts"),
         ({"texts": Context("image", torch.ones(1, 5, 16))}, "kind 'image'"),
         ({"negative_prompt": 3}, "prompts is of type int"),
         ({"n": 0}, "n is 0"),

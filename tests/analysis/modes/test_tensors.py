@@ -53,7 +53,7 @@ def test_the_named_tensor_of_several_and_several_files(vd, tmp_path):
     for name in ("a.safetensors", "a.npz", "a.pt"):
         path = write(tmp_path / name, context=X, notes=torch.zeros(1))
         assert torch.equal(context_of(vd, path, "image").tokens, X)
-    parts = [write(tmp_path / f"{k}.npy", x=X[k : k + 1]) for k in range(3)]
+    parts = [write(tmp_path / f"{k}.npy", x=X[k] if k else X[:1]) for k in range(3)]
     assert torch.equal(context_of(vd, parts, "image").tokens, X)
 
 
@@ -63,6 +63,8 @@ def test_latents_of_every_form(tmp_path):
     for given in (LATENTS, LATENTS.numpy(), *files):
         assert torch.equal(latents_of(given, shape, 2), LATENTS)
     assert torch.equal(latents_of(LATENTS[0], shape, 3), LATENTS[:1].expand(3, *shape))
+    parts = [write(tmp_path / f"{k}.npy", x=LATENTS[k]) for k in (0, 1)]
+    assert torch.equal(latents_of(parts, shape, 2), LATENTS)
     text = torch.ones(8)
     assert latents_of(text, (8,), 1).shape == (1, 8)
 
