@@ -90,7 +90,8 @@ def recalls(
     Among k or fewer, whoever looks at the first k finds everything, so there it is left out.
     """
     n = len(queries)
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12) for x in (queries, gallery)]
+    sides = (np.asarray(x, dtype=np.float64) for x in (queries, gallery))  # ties stay ties
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12) for x in sides]
     section: Section = recall(*unit, labels, ks) if n > 1 else {}
     few = {
         f"recall@{k}": f"the first {k} of {n} are all that there are: search among {k + 1} or more"
