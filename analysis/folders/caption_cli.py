@@ -6,9 +6,9 @@ import argparse
 import json
 import sys
 
-from analysis.folders.shell import add_model_options, load_model, name_passed_over, set_warnings
 from analysis.modes import image_to_text
 from analysis.modes.options import Option
+from analysis.modes.shell import add_model_options, load_model, name_passed_over, set_warnings
 
 _EXAMPLE = """\
 examples:

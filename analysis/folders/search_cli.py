@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from analysis.folders.shell import add_model_options, load_model, name_passed_over, set_warnings
+from analysis.modes.shell import add_model_options, load_model, name_passed_over, set_warnings
 
 _WEIGHED = re.compile(r"(?s)(.*\S)\s*::\s*([0-9.eE+-]+)\s*")
 _EXAMPLE = """\

@@ -1,4 +1,4 @@
-"""What the commands `caption` and `search` share: the model, and what was passed over."""
+"""What commands share: the model, and what was passed over of folders."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ INCOMPLETE = 1
 """Exit status where some pictures of a folder could not be done, and the rest was."""
 
 
-def add_model_options(parser: argparse.ArgumentParser, document: str) -> None:
-    """Options of what is loaded and what is printed; `document` says what --json prints."""
-    add = parser.add_argument
+def add_model_options(parser: argparse.ArgumentParser, document: str = ": the records") -> None:
+    """Options of every command that loads a model; `document` says what --json prints."""
+    add = parser.add_argument_group("model and messages").add_argument
     add("--model", default="vd-mini", help="name or path of the model (default: %(default)s)")
-    add("--device", help="cpu, cuda, mps (default: the best one here)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the best one here)")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="default: by the hardware")
     add("--json", action="store_true", help=f"print one JSON document{document}")
     add("--quiet", action="store_true", help="no progress bar, no warnings")
 
 
-def set_warnings(args: argparse.Namespace) -> None:
-    """Warnings go to stderr, unless --quiet."""
-    level = logging.ERROR if args.quiet else logging.WARNING
-    logging.basicConfig(level=level, format="warning: %(message)s")
-
-
 def load_model(args: argparse.Namespace) -> Any:
-    """The model of the options; its parts are read when they are first required."""
+    """The model of the options; its components are read when something first requires them."""
+    set_warnings(args)
     import torch
 
     from lib.checkpoints import load
 
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
     return load(args.model, device=args.device, dtype=dtype)
+
+
+def set_warnings(args: argparse.Namespace) -> None:
+    """Warnings go to stderr, unless --quiet."""
+    level = logging.ERROR if args.quiet else logging.WARNING
+    logging.basicConfig(level=level, format="warning: %(message)s")
 
 
 def name_passed_over(
@@ -48,15 +49,15 @@ def name_passed_over(
 
     Args:
         broken: picture -> why.
-        others: files that are no pictures.
+        others: files that are no pictures, or (`failed`) could not be opened.
         args: options of the command.
 
     Returns:
-        The command's exit status: `INCOMPLETE` if a picture is broken, otherwise 0.
+        The command's exit status: `INCOMPLETE` if a picture could not be read, otherwise 0.
     """
     from data.folders import Skipped, count_and_name, shown
 
     skipped = [*(Skipped(shown(name), why) for name, why in broken.items()), *others]
     if skipped and not args.quiet:
         print(f"passed over {count_and_name(skipped)}", file=sys.stderr)
-    return INCOMPLETE if broken else 0
+    return INCOMPLETE if broken or any(item.failed for item in others) else 0
