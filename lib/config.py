@@ -333,7 +333,7 @@ class ModelSpec(Checked):
 
 
 def _check_groups(width: int, groups: int) -> None:
-    if width % groups:
+    if groups < 1 or width % groups:
         raise ValueError(
             f"Width {width} cannot be split into {groups} GroupNorm groups: choose norm_groups "
             "that divides every level's width."
@@ -341,7 +341,7 @@ def _check_groups(width: int, groups: int) -> None:
 
 
 def _check_heads(name: str, width: int, heads: int) -> None:
-    if width % heads:
+    if heads < 1 or width % heads:
         raise ValueError(
             f"{name} is {width}, which cannot be split into {heads} heads: choose a number of "
             "heads that divides it."

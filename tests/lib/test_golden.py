@@ -195,8 +195,8 @@ def test_unreadable_arguments_are_one_sentence(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("part", "size", "value", "told"),
     [
-        ("bert", "num_attention_heads", 5, "not a multiple of the number of attention heads"),
-        ("bert", "num_attention_heads", 0, "ZeroDivisionError"),
+        ("bert", "num_attention_heads", 5, "hidden is 32, which cannot be split into 5 heads"),
+        ("bert", "num_attention_heads", 0, "into 0 heads"),
         ("gpt2", "n_layer", "two", "n_layer"),
         ("autokl", "ch_mult", [], "IndexError"),
         ("autokl", "z_channels", -1, "negative dimension"),
