@@ -46,9 +46,11 @@ class Option:
         Raises:
             ValueError: it is not allowed; the sentence says what is.
         """
-        if value is self or (value is None and self.default is None):
+        if value is self:
             value = self.default
-        return None if value is None else self.kind.check(name, value)
+        if value is None and self.default is None:
+            return None
+        return self.kind.check(name, value)
 
     def line(self) -> str:
         """Its help, with range and default."""
