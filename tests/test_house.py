@@ -247,7 +247,7 @@ def helped() -> dict[str, str]:
         "        with contextlib.suppress(SystemExit):\n"
         "            main([*command.split(), '--help'])\n"
         "    texts[command] = out.getvalue()\n"
-        "heavy = {'torch', 'numpy', 'PIL', 'transformers', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'matplotlib'} & set(sys.modules)\n"
         "print(json.dumps({**texts, 'heavy': sorted(heavy)}))\n"
     )
     return json.loads(output_of(code))
