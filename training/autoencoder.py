@@ -20,7 +20,7 @@ from data.samples import Samples
 from lib.config import ModelSpec
 from lib.kl_vae import KLDecoder, KLEncoder, kl_to_standard_normal, sample_posterior
 from training.export import export
-from training.loop import Recipe, Stage
+from training.stage import Recipe, Stage
 
 RECIPES = (
     Recipe(steps=7400, batch=16, lr=8e-4, warmup=100, clip=0.5, ema=0.998),

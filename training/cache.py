@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data.samples import Samples
 from lib.files import replacing
 from lib.model import VersatileDiffusion
-from training.loop import native_bf16
+from training.stage import native_bf16
 
 VIEWS = 3  # pictures of a sample, each jittered anew
 CAPTIONS = 6  # captions of it that condition, and as many texts that answer them

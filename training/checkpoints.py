@@ -13,7 +13,8 @@ from lib.files import replacing
 from training import parallel
 
 if TYPE_CHECKING:
-    from training.loop import Ema, Stage
+    from training.loop import Ema
+    from training.stage import Stage
 
 
 def fingerprint(stage: Stage) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from lib.ops import attention
 from lib.tokenizers import Tokenizers
 from training.attributes import read_loss, right
 from training.export import export
-from training.loop import Recipe, Stage
+from training.stage import Recipe, Stage
 
 RECIPES = (
     Recipe(steps=2400, batch=64, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995),

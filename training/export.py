@@ -18,7 +18,7 @@ from lib.model import VersatileDiffusion
 from training import parallel
 
 if TYPE_CHECKING:
-    from training.loop import Stage
+    from training.stage import Stage
 
 
 def current_spec(folder: Path, otherwise: ModelSpec) -> ModelSpec:

@@ -30,7 +30,7 @@ from lib.model import Context, VersatileDiffusion
 from lib.unet import ContextColumn, DataColumn, TimeEmbed
 from training.cache import CAPTIONS, ENCODERS, REPLIES, VIEWS, Cache
 from training.export import export
-from training.loop import Recipe, Stage
+from training.stage import Recipe, Stage
 
 RECIPES = (
     Recipe(steps=8000, batch=64, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999),

@@ -19,7 +19,7 @@ from data.scenes.judge import Judge, encode_targets, measure, save_judge
 from data.scenes.samples import to_tensor
 from data.scenes.world import Scene, is_test, is_validation, sample_scene, split
 from training.export import record
-from training.loop import Recipe, Stage
+from training.stage import Recipe, Stage
 
 RECIPES = (Recipe(steps=1500, batch=64, lr=2e-3, warmup=50, decay="linear", ema=0.995),)
 

@@ -30,7 +30,7 @@ from lib.optimus import OptimusDecoder, OptimusEncoder
 from lib.tokenizers import Tokenizers
 from training.attributes import read_loss
 from training.export import export
-from training.loop import Recipe, Stage
+from training.stage import Recipe, Stage
 
 RECIPES = (
     Recipe(steps=5000, batch=64, lr=6e-4, warmup=200, weight_decay=0.01, ema=0.998),

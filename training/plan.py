@@ -20,8 +20,8 @@ from lib.model import Context, VersatileDiffusion
 from lib.specs import VD_EMOJI, VD_FOUR_FLOW_V1_0, VD_MINI
 from training.export import current_spec
 from training.flows import FlowOptions, parts_of
-from training.loop import Recipe, native_bf16
 from training.recipes import chosen
+from training.stage import Recipe, native_bf16
 
 BYTES = 4 + 4 + 8 + 4  # a trained parameter: weight, gradient, AdamW's two moments, average
 BACKWARD = 3  # forward and backward cost about three times the forward

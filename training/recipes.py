@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from training import autoencoder, clip, flows, judge, optimus
 from training.flows import FlowOptions
-from training.loop import Recipe
+from training.stage import Recipe
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from training import autoencoder, clip, flows, judge, optimus, parallel
 from training.cache import build
 from training.datasets import Data, open_data
 from training.export import current_spec, settle
-from training.loop import Recipe, Stage, train
+from training.loop import train
 from training.plots import plot_losses
 from training.recipes import Preset, chosen
+from training.stage import Recipe, Stage
 from training.vocabulary import vocabulary
 
 

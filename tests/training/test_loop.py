@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from training.checkpoints import fingerprint
-from training.loop import Ema, Recipe, Stage, generator, train
+from training.loop import Ema, train
+from training.stage import Recipe, Stage, generator
 
 
 class Toy(Stage):

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 from training import parallel
-from training.loop import Recipe, Stage, train
+from training.loop import train
+from training.stage import Recipe, Stage
 
 class Toy(Stage):
     name = "toy"

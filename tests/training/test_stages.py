@@ -26,8 +26,8 @@ from training.export import current_spec, record
 from training.flows import FlowOptions, FlowsStage, encoders_for
 from training.folders import folder
 from training.judge import JudgeStage
-from training.loop import Recipe, generator
 from training.optimus import OptimusStage
+from training.stage import Recipe, generator
 from training.stages import warm_start
 from training.vocabulary import vocabulary
 
