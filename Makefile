@@ -48,14 +48,18 @@ notebook: $(READY)
 	mkdir -p assets/figures
 	for name in $(SHOWN); do cp output/figures/$$name.png assets/figures/ || exit 1; done
 
-# the README's figure
+# the README's first picture: all four directions
 picture: $(READY)
 	rm -rf output/picture
-	$(BIN)/python -m analysis t2i --n 4 --seed 20 --sheet --out output/picture \
-		"a large red circle above a small blue square on a white background" \
-		"a striped picture of a small green star left of a big yellow heart on gray" \
-		"a large blue star with dots on cream"
-	cp output/picture/sheets/0001_*.png assets/readme_t2i.png
+	$(BIN)/python -m analysis t2i --n 5 --seed 20 --out output/picture \
+		"a striped picture of a small green star left of a big yellow heart on gray"
+	$(BIN)/python -m analysis i2i --n 4 --seed 20 --out output/picture assets/pictures/black-heart.png
+	$(BIN)/python -m analysis i2t --n 3 --seed 20 --out output/picture \
+		assets/pictures/green-star-above-purple-square.png
+	$(BIN)/python -m analysis t2t --n 3 --seed 20 --out output/picture \
+		"on a cyan background, a tiny pink ring under a large black cross in outlined style"
+	$(BIN)/python -m analysis.results.mode_sheets output/picture assets/pictures \
+		assets/four-directions.png
 
 # the README's pictures of the modes, one each
 pictures: $(READY)

@@ -131,6 +131,22 @@ def measured(report: Report, spec: ModelSpec, about: Card) -> str:
     return _numbers(how, ("", "measured"), rows, (), report, spec)
 
 
+def headline(report: Report, spec: ModelSpec, about: Card) -> str:
+    """The first number of the first three flows, for the README; the card has all of them.
+
+    Raises:
+        ValueError: the report lacks one of them.
+    """
+    first = [row for row in about.headlines if row[0]][:3]
+    rows = [
+        (flow, what, *cells(Estimate.from_dict(part_of(report, path)))) for flow, what, path in first
+    ]
+    lines = table(("", "measured", "value", "95 % interval", "n"), rows, right=3)
+    link = f"pretrained/{spec.name}/MODEL_CARD.md#measured-quality"
+    how = f"`{spec.name}` on {about.inputs}; [all numbers, and the command that makes them]({link}):"
+    return "\n".join([how, "", *lines])
+
+
 def effects(report: Report, spec: ModelSpec) -> str:
     """What the applications do to scenes: every criterion, its number, and whether it holds.
 

@@ -204,7 +204,7 @@ def identity(settings: Settings, vd: VersatileDiffusion, judge: object) -> dict[
             "device": vd.device.type,
             "spec": _digest([json.dumps(vd.spec.to_dict(), sort_keys=True).encode()]),
             "vocabularies": _vocabularies(vd),
-            "weights": {name: fingerprint(vd.component(name)) for name in vd.loaded},
+            "weights": {name: fingerprint(vd.component(name)) for name in vd.available},
         },
         "judge": fingerprint(judge) if hasattr(judge, "state_dict") else type(judge).__name__,
         "code": source_hash(),

@@ -15,7 +15,7 @@ Written, each whole or not at all:
 | `pretrained/vd-mini/evaluation.json` | the report on scenes, beside the weights it is about |
 | `pretrained/vd-mini/applications.json` | that on applications, if there is one |
 | `pretrained/vd-mini/MODEL_CARD.md` | the whole card (`analysis.measure.model_card`) |
-| `README.md` | what stands between `<!-- measured -->` and `<!-- /measured -->`; so `trained` ... |
+| `README.md` | what stands between `<!-- measured -->` and `<!-- /measured -->`: three numbers |
 
 Of a suite other than `scenes` the markers have its name, too: `<!-- measured emoji -->`. A report
 about other weights than those in the folder is refused: a number stays with what it is about.
@@ -162,14 +162,8 @@ def texts(
     judge = judge or about.judge
     if judge is not None:
         training = _read(judge / "training.json") | training
-    blocks = {
-        "trained": model_card.trained(training),
-        "measured": model_card.measured(report, spec, about),
-    }
-    if applied is not None:
-        blocks["effects"] = model_card.effects(applied, spec)
     own = "" if suite == "scenes" else f" {suite}"
-    blocks = {f"{name}{own}": block for name, block in blocks.items()}
+    blocks = {f"measured{own}": model_card.headline(report, spec, about)}
     card = model_card.card(spec, about, sizes(model), training, report, applied)
     kept = {
         model / kept_in(suite): json.dumps(part, indent=1, ensure_ascii=False, allow_nan=False)

@@ -29,6 +29,13 @@ from lib.files import printable, write_atomic
 
 RECORDS = "records"
 """Key of the PNG's metadata that holds the records of all results on a sheet, as a JSON list."""
+FLOWS = {
+    "t2i": "text to image",
+    "i2i": "image variation",
+    "i2t": "image to text",
+    "t2t": "text variation",
+}
+"""The four directions, as a sheet of several modes names them."""
 CELL = 128
 GAP = 10
 FONT_SIZE = 14
@@ -58,10 +65,16 @@ def mode_sheet(results: Sequence[Path], inputs: Sequence[Path] = ()) -> Image.Im
                 "folder where it lies."
             )
         seed = record["seed"] if "strip" in record and path.suffix == ".png" else None
-        groups.setdefault((made_from(record), *digests, seed), []).append((path, record))
+        key = (record["mode"], made_from(record), *digests, seed)
+        groups.setdefault(key, []).append((path, record))
     rows: list[Image.Image] = []
-    words_before = ""
-    for (words, *digests, _), group in groups.items():
+    several = len({mode for mode, *_ in groups}) > 1
+    mode_before = words_before = ""
+    for (mode, words, *digests, _), group in groups.items():
+        if several and mode != mode_before:
+            rows.append(_lines([f"{FLOWS.get(mode, mode)}:"]))
+            words_before = ""
+        mode_before = mode
         if words and words != words_before:
             rows.append(_lines([words]))
         words_before = words
@@ -128,7 +141,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser("python -m analysis.results.mode_sheets", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("results", type=Path, metavar="DIR", help="results of one mode")
+    parser.add_argument(
+        "results", type=Path, metavar="DIR", help="results of one mode, or of the four flows"
+    )
     parser.add_argument("inputs", metavar="PATH", nargs="*", help="input pictures, or their folder")
     parser.add_argument("sheet", type=Path, metavar="FILE", help="PNG to write, or to replace")
     return parser
@@ -138,7 +153,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write a sheet; 0, or 1 and one sentence on stderr."""
     args = build_parser().parse_args(arguments)
     try:
-        results = sorted(p for p in args.results.glob("[0-9]*") if p.suffix in (".png", ".txt"))
+        folders = [args.results, *(args.results / flow for flow in FLOWS)]
+        results = [
+            path
+            for folder in folders
+            for path in sorted(folder.glob("[0-9]*"))
+            if path.suffix in (".png", ".txt")
+        ]
         sheet = mode_sheet(results, picture_files(args.inputs))
         buffer = io.BytesIO()
         info = PngInfo()

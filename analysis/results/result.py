@@ -213,6 +213,6 @@ def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"<td>{value:.4g}</td>"
+    if isinstance(value, (int, float)):
+        return f"<td>{value:.4g}</td>" if isinstance(value, float) else f"<td>{value}</td>"
     return f'<td style="text-align:left">{html.escape(str(value))}</td>'
