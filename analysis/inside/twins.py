@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 from torch import Tensor
+
+from analysis.results.result import html_table
 
 
 def agree(what: str, twin: Tensor, lib: Tensor, tolerance: float | None = None) -> None:
@@ -38,18 +39,13 @@ class Twin:
         return ""
 
     def _repr_html_(self) -> str:
-        rows = self.rows()
-        head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
-        body = "".join(f"<tr>{''.join(map(_cell, row.values()))}</tr>" for row in rows)
-        return f"<table><caption>{escape(self.title())}</caption><tr>{head}</tr>{body}</table>"
+        rows = [{name: _number(value) for name, value in row.items()} for row in self.rows()]
+        return html_table(rows, self.title())
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, Tensor):  # of a batch, the mean
-        value = value.double().mean().item()
-    if isinstance(value, str):
-        return f'<td style="text-align:left">{escape(value)}</td>'
-    return f"<td>{value:.4g}</td>" if isinstance(value, float) else f"<td>{value}</td>"
+def _number(value: Any) -> Any:
+    """Of a batch, the mean."""
+    return value.double().mean().item() if isinstance(value, Tensor) else value
 
 
 def root_mean_square(x: Tensor) -> float:
