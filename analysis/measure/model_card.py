@@ -138,13 +138,12 @@ def headline(report: Report, spec: ModelSpec, about: Card) -> str:
         ValueError: the report lacks one of them.
     """
     first = [row for row in about.headlines if row[0]][:3]
-    rows = [
-        (flow, what, *cells(Estimate.from_dict(part_of(report, path)))) for flow, what, path in first
-    ]
+    numbers = [Estimate.from_dict(part_of(report, path)) for _, _, path in first]
+    rows = [(*row[:2], *cells(n)) for row, n in zip(first, numbers, strict=True)]
     lines = table(("", "measured", "value", "95 % interval", "n"), rows, right=3)
     link = f"pretrained/{spec.name}/MODEL_CARD.md#measured-quality"
-    how = f"`{spec.name}` on {about.inputs}; [all numbers, and the command that makes them]({link}):"
-    return "\n".join([how, "", *lines])
+    link = f"[all numbers, and the command that makes them]({link})"
+    return "\n".join([f"`{spec.name}` on {about.inputs};\n{link}:", "", *lines])
 
 
 def effects(report: Report, spec: ModelSpec) -> str:
