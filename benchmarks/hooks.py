@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from analysis.inside.trace import trace
-from analysis.modes.flows import flow_job
-from lib.checkpoints.weights import load
+from analysis.modes import text_to_image
+from lib.checkpoints import load
 from lib.model import VersatileDiffusion
 
 PROMPT = "a large red circle above a small blue square"
@@ -62,7 +62,7 @@ def _bare(kind: type[nn.Module]) -> type[nn.Module]:
 def sample(vd: VersatileDiffusion, steps: int, around: AbstractContextManager) -> Tensor:
     """x_0 of one picture, guided."""
     with around:
-        for step in flow_job(vd, "t2i", PROMPT, seed=20, steps=steps).steps():
+        for step in text_to_image.job(vd, PROMPT, seed=20, steps=steps).steps():
             x = step.x
     return x
 
