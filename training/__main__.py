@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
     names = (args.stage,)
     if args.stage == "all":  # what people bring has no attributes that a classifier could read
-        names = STAGES if args.data == "scenes" else STAGES[1:]
+        names = STAGES if args.data in ("scenes", "emoji") else STAGES[1:]
     try:
         for name in names:
             if args.dry_run:

@@ -9,7 +9,7 @@ import torch
 
 from lib.checkpoints import load
 from lib.config import COMPONENTS
-from training import autoencoder, clip, flows, judge, optimus, parallel
+from training import autoencoder, classifier, clip, flows, judge, optimus, parallel
 from training.cache import build
 from training.datasets import Data, open_data
 from training.export import current_spec, settle
@@ -126,7 +126,9 @@ def warm_start(stage: Stage, source: Path | str) -> None:
 def make(name: str, args: argparse.Namespace, data: Data, preset: Preset, recipe: Recipe) -> Stage:
     """A stage, its weights fresh."""
     if name == "classifier":
-        return judge.JudgeStage(args.judge, recipe)
+        if args.data == "scenes":
+            return judge.JudgeStage(args.judge, recipe)
+        return classifier.ClassifierStage(*data.samples(name), args.judge, recipe)
     samples, validation = data.samples(name)
     fresh, kept = data.spec, None
     if args.init is not None and not args.init.endswith(".pt"):

@@ -273,7 +273,7 @@ def load_judge(
     for name in (_WEIGHTS, _CONFIG):
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"no {name} in {folder}; train a judge with `python -m training judge`."
+                f"no {name} in {folder}; train a judge with `python -m training classifier`."
             )
     try:
         config = json.loads((folder / _CONFIG).read_text())

@@ -269,7 +269,7 @@ def test_shell_refuses_poor_judges_and_missing_ones(model_folder, tmp_path, monk
     for folder, message in (
         (untrained_judge(tmp_path / "blind"), "misreads real renders"),
         (untrained_judge(tmp_path / "poor", accuracy=0.9), "right too seldom"),
-        (str(tmp_path / "none"), "python -m training judge"),
+        (str(tmp_path / "none"), "python -m training classifier"),
     ):
         assert main([*words, folder]) in (1, 2)
         printed = capsys.readouterr()

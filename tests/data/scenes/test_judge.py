@@ -207,7 +207,7 @@ def test_a_judge_that_is_not_good_enough_judges_nothing(tmp_path):
 
 
 def test_missing_and_damaged_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="python -m training judge"):
+    with pytest.raises(FileNotFoundError, match="python -m training classifier"):
         load_judge(tmp_path)
     save_judge(small_judge(), GOOD, tmp_path)
     weights, config = tmp_path / "judge.safetensors", tmp_path / "config.json"
