@@ -129,7 +129,8 @@ def licence(name: str, rows: Rows) -> Section:
     if poor:
         raise ValueError(
             f"The judge misreads real renders: {', '.join(poor)}; {MIN_ACCURACY:.1%} is needed of "
-            "every attribute, so nothing was judged. Train it longer (`python -m training classifier`)."
+            "every attribute, so nothing was judged. Train it longer "
+            "(`python -m training classifier`)."
         )
     return shares
 
