@@ -44,7 +44,10 @@ ELSEWHERE = {
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but an error is one sentence."""
+    """argparse, but an error is one sentence, and options have their whole names."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where help is; exit status 2."""

@@ -5,8 +5,8 @@
 The same model samples the same picture, in turns of changing order within one process, so that
 whatever else the machine does falls on all of them:
 
-    none      every module that `analysis.inside.trace` hooks runs its `forward` directly: what is called
-              there is no `torch.nn.Module.__call__`, which looks for hooks, any more
+    none      every module that `analysis.inside.trace` hooks runs its `forward` directly: what is
+              called there is no `torch.nn.Module.__call__`, which looks for hooks, any more
     off       as the model is, after a recording that has ended
     on        during a recording of cross-attention and activations
     on, self  and of self-attention

@@ -42,7 +42,7 @@ class NoiseSchedule:
 
         "exact" is `floor(k T / steps) + 1` for k = 0 ... steps - 1. "released" is what the released
         code takes, `range(0, T, floor(T / steps)) + 1`: the same where steps divides T, else more
-        steps than asked for (34 instead of 30); those that would run past the table are left out.
+        steps than asked for (31 instead of 30); those that would run past the table are left out.
 
         Raises:
             ValueError: another spacing; steps outside 1 ... T - 1, or outside 1 ... T / 2 in the

@@ -22,10 +22,10 @@ def fingerprint(stage: Stage) -> dict[str, Any]:
     recipe = asdict(stage.recipe)
     for free in ("save_every", "log_every"):
         recipe.pop(free)
-    if recipe["accumulate"] == 1:  # runs that began before there was such a thing go on
-        recipe.pop("accumulate")
+    # n batches of one process are what n processes see, so each goes on where the other stopped
+    shares = parallel.world() * recipe.pop("accumulate")
     shapes = {name: list(p.shape) for name, p in stage.modules.named_parameters()}
-    made = {"processes": parallel.world(), "model sizes": shapes, **stage.identity()}
+    made = {"processes": shares, "model sizes": shapes, **stage.identity()}
     return json.loads(json.dumps(recipe | made))
 
 
