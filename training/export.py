@@ -45,7 +45,7 @@ def export(
         only: which of the modules are components (all by default; readers are dropped).
     """
     modules = {name: m for name, m in stage.modules.items() if only is None or name in only}
-    with _alone(stage.out):
+    with alone(stage.out):
         spec = change(current_spec(stage.out, stage.spec))
         save(VersatileDiffusion(spec, modules), stage.out)
         record(stage, measured, seconds)
@@ -56,14 +56,14 @@ def settle(folder: Path, spec: ModelSpec) -> None:
 
     Stages that are trained side by side then agree on it, whichever is finished first.
     """
-    with _alone(folder):
+    with alone(folder):
         path = Path(folder) / "config.json"
         if not path.exists():
             write_atomic(path, json.dumps(spec.to_dict(), indent=2) + "\n")
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """One process at a time writes a model folder: what it reads there is what it changes."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-from lib.checkpoints import load
+from lib.checkpoints import load, save
 from lib.config import COMPONENTS
+from lib.model import VersatileDiffusion
 from training import autoencoder, classifier, clip, flows, judge, optimus, parallel
 from training.cache import build
 from training.datasets import Data, open_data
-from training.export import current_spec, settle
+from training.export import alone, current_spec, settle
 from training.loop import train
 from training.plots import plot_losses
 from training.recipes import Preset, chosen
@@ -148,7 +149,23 @@ def make(name: str, args: argparse.Namespace, data: Data, preset: Preset, recipe
         return clip.ClipStage(spec, tokenizers, samples, validation, args.out, recipe, teacher)
     if name == "optimus":
         return optimus.OptimusStage(spec, tokenizers, samples, validation, args.out, recipe)
+    if fresh is not data.spec:
+        complete(args.out, args.init)
     needed = flows.encoders_for(preset.options)
     vd = load(args.out, components=needed, device="cpu", dtype=torch.float32)
     cached, held = (build(vd, part, args.runs / "cache", needed) for part in (samples, validation))
     return flows.FlowsStage(vd, cached, held, args.out, recipe, preset.options)
+
+
+def complete(out: Path, source: str) -> None:
+    """Copy the encoders and decoders that a model folder lacks from the model that it began from.
+
+    What was trained anew in the folder stays; so does its configuration, which began as a copy.
+    """
+    have = {path.stem for path in out.glob("*.safetensors")}
+    vd = load(source, device="cpu", dtype=torch.float32)
+    coders = [name for name in COMPONENTS if name.endswith("coder") or name.startswith("clip_")]
+    lacking = {n: vd.component(n) for n in coders if n in vd.available and n not in have}
+    if lacking:
+        with alone(out):
+            save(VersatileDiffusion(current_spec(out, vd.spec), lacking), out)

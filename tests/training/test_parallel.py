@@ -60,13 +60,15 @@ loop.native_bf16 = lambda device: False
 
 class Toy(Stage):
     name = "toy"
+    stopped = False
     def __init__(self):
         accumulate = 2 // parallel.world()
         self.recipe = Recipe(steps=6, batch=4, lr=0.05, warmup=1, ema=0.9, accumulate=accumulate)
         torch.manual_seed(0)
         self.modules = nn.ModuleDict({"a": nn.Linear(3, 1)})
     def loss(self, step, rng):
-        if "STOP" in os.environ and step == 3:
+        if "STOP" in os.environ and step == 3 and not self.stopped:
+            self.stopped = True  # a second one would interrupt at once
             os.kill(os.getpid(), signal.SIGINT)
         x = torch.from_numpy(rng.normal(size=(4, 3))).float()
         noise = 0.1 * torch.randn(4, 1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from data.captioned_samples import CaptionedSamples
 from data.classifier import load_classifier
@@ -396,6 +397,23 @@ def test_training_begins_from_a_model_with_its_sizes_and_its_tokenizers(quick, t
     for config in (a, b):
         config["image_vae"].pop("scale")
     assert a == b
+
+
+def test_flows_go_on_from_a_model_into_one_with_all_that_they_need(quick, tmp_path, capsys):
+    arguments, out = quick
+    for stage in ("autoencoder", "clip", "optimus", "flows"):
+        assert main([stage, *arguments]) == 0, capsys.readouterr().err
+    other = tmp_path / "other"
+    again = [*arguments[:2], "--runs", str(tmp_path / "more"), "--out", str(other)]
+    more = ["--init", str(out), "--flows", "t2i", "--freeze", "text_context"]
+    assert main(["flows", *again, *more]) == 0, capsys.readouterr().err
+    names = {path.name for path in out.glob("*.safetensors")}
+    untouched = {"text_data.safetensors", "image_context.safetensors"}  # of flows not trained
+    assert {path.name for path in other.glob("*.safetensors")} == names - untouched
+    for name in ("image_encoder", "clip_text", "text_decoder", "text_context"):
+        a, b = (load_file(folder / f"{name}.safetensors") for folder in (out, other))
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert (out / "config.json").read_bytes() == (other / "config.json").read_bytes()
 
 
 def test_tokenizers_appear_whole_or_not_at_all(quick, monkeypatch):
