@@ -27,6 +27,7 @@ import tarfile
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -292,10 +293,10 @@ def _splits(words: list[_Word], artists: list[str], vectors: dict) -> list[tuple
 def _raster(svg: str) -> np.ndarray:
     """(SIZE, SIZE, 4) uint8, straight alpha: drawn larger, centred, averaged down."""
     try:
-        import resvg_py
+        resvg = import_module("resvg_py")  # only whoever prepares the set again needs it
     except ImportError as error:
         raise ValueError("Drawing needs one more package: pip install resvg-py") from error
-    data = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE * OVERSAMPLE, skip_system_fonts=True)
+    data = resvg.svg_to_bytes(svg_string=svg, width=SIZE * OVERSAMPLE, skip_system_fonts=True)
     image = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
     side = max(image.size)
     canvas = Image.new("RGBA", (side, side))
