@@ -271,4 +271,4 @@ def test_help_lists_every_option(helped, command):
 
 def test_help_lists_every_command(helped):
     for command in (*MODES, *ELSEWHERE):
-        assert re.search(rf"^ +{command} ", helped[""], re.MULTILINE), command
+        assert re.search(rf"^ +{command}\s", helped[""], re.MULTILINE), command

@@ -97,7 +97,7 @@ class Source:
             if kind == "text":
                 check_prompts(vd, items)
             return cls(vd, kind, items, None, fit)
-        context = context_of(vd, context, kind)
+        context = context_of(vd, context, kind, longer=True)  # contexts side by side
         if items is not None and len(items) != len(context):
             raise ValueError(
                 f"context has {len(context)} samples for {len(items)} inputs: give one an input."

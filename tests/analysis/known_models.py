@@ -61,7 +61,7 @@ class FakeModel:
     """As much of a `VersatileDiffusion` as evaluation touches; perfect autoencoders and CLIP."""
 
     spec, dtype, device = VD_MINI, torch.float32, torch.device("cpu")
-    loaded = ("clip_text", "clip_vision")
+    loaded = available = ("clip_text", "clip_vision")
     schedule = NoiseSchedule()
 
     def require(self, *names):

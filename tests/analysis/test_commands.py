@@ -247,7 +247,7 @@ def test_a_picture_without_pictures_is_said_before_a_model_is_loaded(
         (["interpolate", "a", "--noise", "official"], "A film between latents"),
         (
             ["edit", "PICTURE", "--target", "a", "--n", 2],
-            "ambiguous option: --n could match",
+            "unrecognized arguments: --n 2",
         ),
         (["edit", "PICTURE"], "There is no prompt"),
         (["edit", "PICTURE", "--target", "a", "--mask", "no.png"], "There is no file no.png"),
