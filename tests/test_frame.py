@@ -252,15 +252,6 @@ def test_pictures_of_the_modes_were_made_with_the_committed_weights(committed):
         assert named and named <= set(committed.items()), path.name
 
 
-def test_the_notebook_ran_on_the_committed_weights(committed):
-    """If this fails: `make notebook`."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    (record,) = (cell for cell in cells if cell["id"] == "record")
-    shown = ast.literal_eval("".join(record["outputs"][0]["data"]["text/plain"]))
-    named = set(weights_in(shown))
-    assert named and named <= set(committed.items())
-
-
 # ---------------------------------------------------------------------- requirements
 
 
