@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from analysis.modes.kinds import Real, Whole
-from analysis.modes.masks import Mask, MaskFile
+from analysis.modes.masks import Mask, MaskFile, check_masks
 from analysis.modes.mix import SCALE_IMAGE, SCALE_TEXT, both_scales, mixed_scale, used_scales
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
@@ -104,6 +104,7 @@ def edit(
     shown = sources.Source.of(vd, "image", images, fit=settings.fit)
     if shown.items is None:
         raise ValueError("edit needs the pictures themselves: give them, not their context.")
+    check_masks([mask], settings.fit)
     before = None
     if not sources.blank(source):
         before = sources.Source.of(vd, "text", source)

@@ -161,14 +161,14 @@ class Seeds(Kind):
     metavar: str | None = field(default="S", kw_only=True)
 
     def check(self, name: str, value: Any) -> int | list[int]:
-        """An int, or a list of two ints or more."""
+        """An int, or a list of ints."""
         value = value.tolist() if hasattr(value, "tolist") else value
         if not isinstance(value, (list, tuple, range)):
             return whole_number(name, value, 0, 2**63 - 1)
         seeds = [whole_number(name, v, 0, 2**63 - 1) for v in value]
         if not seeds:
             raise ValueError(f"{name} is an empty list: give one seed, or one a sample.")
-        return seeds[0] if len(seeds) == 1 else seeds
+        return seeds
 
     def read(self, word: str) -> int | list[int]:
         """Digits, or several numbers with commas between them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,15 @@ class Mask:
             side = 2 * feather + 1
             small = functional.avg_pool2d(small, side, 1, feather, count_include_pad=False)
         return torch.clamp(small, 0, 1)
+
+
+def check_masks(masks: Sequence[Mask | None], fit: str) -> None:
+    """ValueError if masks would lie over pictures that are cropped or padded without them."""
+    if fit != "squeeze" and any(mask is not None for mask in masks):
+        raise ValueError(
+            f"fit is {fit!r}, but masks lie over squeezed pictures: {fit} picture and mask alike "
+            "beforehand, or leave fit out."
+        )
 
 
 @dataclass(frozen=True)

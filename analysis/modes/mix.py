@@ -11,11 +11,12 @@ The two contexts are mixed at every context layer (`lib.unet.mix`) with weights 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from analysis.modes.kinds import Numbers, Real, Several
-from analysis.modes.masks import MaskFile
+from analysis.modes.masks import MaskFile, check_masks
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
 from lib.lazy import Lazy
@@ -40,6 +41,14 @@ jobs, sources, focusing, model, pictures = map(
     ),
 )
 
+PICTURES = Input("image", "pictures, their files, or their context", default=None)
+WORDS = Input(
+    "text",
+    "one for each picture, or one for all (or one picture for all texts), or their context; an "
+    "empty one leaves the picture alone, as strength 0 does",
+    default=None,
+    flag="--text",
+)
 STRENGTH = Option(
     [0.5],
     Several(Real(), metavar="S"),
@@ -64,14 +73,8 @@ TEXT_CONTEXT = Option(None, Numbers(), "precomputed, instead of encoding the tex
 )
 def dual_guided(
     vd: VersatileDiffusion,
-    images: Any = Input("image", "pictures, their files, or their context", default=None),
-    texts: Any = Input(
-        "text",
-        "one for each picture, or one for all (or one picture for all texts), or their context; "
-        "an empty one leaves the picture alone, as strength 0 does",
-        default=None,
-        flag="--text",
-    ),
+    images: Any = PICTURES,
+    texts: Any = WORDS,
     *,
     strength: list[float] = STRENGTH,
     scale_text: float | None = SCALE_TEXT,
@@ -86,10 +89,8 @@ def dual_guided(
     with the scale `s scale_text + (1 - s) scale_image`; `scale` is for both. Several strengths make
     a strip: all inputs and samples at the first strength, then at the next.
     """
-    shown, words = _both(vd, images, texts, image_context, text_context, request)
     scales = both_scales(vd, scale_text, scale_image, request.settings.scale)
-    start = shown if shown.items is not None else None
-    return _dual(vd, "image", shown, words, strength, scales, request, start)
+    return _dual(vd, "image", images, texts, image_context, text_context, strength, scales, request)
 
 
 @mode(
@@ -100,13 +101,8 @@ def dual_guided(
 )
 def describe(
     vd: VersatileDiffusion,
-    images: Any = Input("image", "pictures, their files, or their context", default=None),
-    texts: Any = Input(
-        "text",
-        "one for each picture, or one for all, or their context",
-        default=None,
-        flag="--text",
-    ),
+    images: Any = PICTURES,
+    texts: Any = WORDS,
     *,
     strength: list[float] = STRENGTH,
     scale_text: float | None = SCALE_TEXT,
@@ -116,74 +112,50 @@ def describe(
     request: Request,
 ) -> Job:
     """Texts from a picture and a text: the same mix as in `dual_guided`, for the text column."""
-    shown, words = _both(vd, images, texts, image_context, text_context, request)
     scales = both_scales(vd, scale_text, scale_image, request.settings.scale)
-    start = words if words is not None and words.items is not None else None
-    return _dual(vd, "text", shown, words, strength, scales, request, start)
-
-
-def _both(
-    vd: VersatileDiffusion,
-    images: Any,
-    texts: Any,
-    image_context: Any,
-    text_context: Any,
-    request: Request,
-) -> tuple[Source, Source | None]:
-    """The pictures, and the texts if there are any."""
-    fit = request.settings.fit
-    shown = sources.Source.of(vd, "image", images, image_context, fit)
-    if text_context is None and sources.blank(texts):
-        return shown, None
-    texts = None if text_context is not None and sources.blank(texts) else texts
-    return shown, sources.Source.of(vd, "text", texts, text_context)
+    return _dual(vd, "text", images, texts, image_context, text_context, strength, scales, request)
 
 
 def _dual(
     vd: VersatileDiffusion,
     data: str,
-    shown: Source,
-    words: Source | None,
+    images: Any,
+    texts: Any,
+    image_context: Any,
+    text_context: Any,
     strengths: list[float],
     scales: tuple[float, float],
     request: Request,
-    start: Source | None,
 ) -> Job:
+    """The job of both modes: without a text, the strength is 0."""
+    shown = sources.Source.of(vd, "image", images, image_context, request.settings.fit)
+    texts = None if sources.blank(texts) else texts
+    words = None
+    if texts is not None or text_context is not None:
+        words = sources.Source.of(vd, "text", texts, text_context)
     mixed = [shown] if words is None else [words, shown]
-
-    def weights(s: float) -> list[float]:
-        return [1.0] if words is None else [s, 1 - s]
-
+    start = shown if data == "image" else words
+    inputs = [
+        {**shown.describe(j), **({} if words is None else words.describe(j))}
+        for j in range(sources.paired(shown, words))
+    ]
     return jobs.build(
         vd,
         data,
         mixed,
-        request_without_scale(request),
+        # guidance is the strip's: where `scale` was given, it is both scales already
+        replace(request, settings=replace(request.settings, scale=None)),
         scale=scales[1],
         strip=jobs.Strip(
             "strength",
             [0.0] if words is None else strengths,
-            weights,
+            lambda s: [1.0] if words is None else [s, 1 - s],
             lambda s: mixed_scale(s, scales),
             lambda s: used_scales(s, scales),
         ),
-        inputs=_described(shown, words),
-        start=start,
+        inputs=inputs,
+        start=start if start is not None and start.items is not None else None,
     )
-
-
-def _described(shown: Source, words: Source | None) -> list[dict[str, Any]]:
-    count = sources.paired(shown, words)
-    return [
-        {**shown.describe(j), **({} if words is None else words.describe(j))} for j in range(count)
-    ]
-
-
-def request_without_scale(request: Request) -> Request:
-    """The same request, with guidance left to the strip: `scale` is in both scales already."""
-    from dataclasses import replace
-
-    return replace(request, settings=replace(request.settings, scale=None))
 
 
 def both_scales(
@@ -271,6 +243,7 @@ def blend(
     levels = _one_each("focus", focus, len(shown))
     masks = masks if isinstance(masks, list) else [masks]
     cut = _one_each("masks", masks, len(shown))
+    check_masks(cut, request.settings.fit)
     if not any(weighed):
         raise ValueError("All pictures have weight 0: give at least one of them a positive weight.")
     for k, (picture, mask) in enumerate(zip(shown, cut, strict=True), start=1):

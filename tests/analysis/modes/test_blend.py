@@ -153,6 +153,7 @@ def test_masks_of_every_form_are_the_same(tmp_path):
         ({"masks": torch.zeros(2, 4, 4)}, r"mask has shape \(2, 4, 4\)"),
         ({"masks": "no.png"}, "There is no file no.png"),
         ({"scale": 2, "scale_text": 3}, "not both"),
+        ({"masks": HALF, "fit": "crop"}, "masks lie over squeezed pictures"),
         ({"images": [drawing(0), Context("text", torch.ones(1, 4, 16))]}, "takes 'image'"),
         ({"images": [drawing(0), Context("image", torch.ones(2, 5, 16))]}, "of one sample"),
         (

@@ -188,6 +188,7 @@ def test_nothing_in_an_edit_is_random(vd, name):
         ({"feather": 10**10}, "feather is 10000000000: give a whole number from 0 to 512"),
         ({"mask": [None]}, "picture is of type list"),
         ({"iterations": 0}, "iterations is 0"),
+        ({"mask": torch.ones(4, 4), "fit": "pad"}, "masks lie over squeezed pictures"),
         ({"feather": -1}, "feather is -1"),
         ({"fidelity": 2}, "fidelity is 2"),
         ({"mask": torch.full((4, 4), -1.0)}, "mask has values"),

@@ -44,7 +44,7 @@ def test_every_hint_leads_to_an_option_or_an_input():
         (Several(Real()), range(2), [0.0, 1.0]),
         (Interval(), (3, np.int64(9)), (3.0, 9.0)),
         (Seeds(), np.int64(7), 7),
-        (Seeds(), [5], 5),
+        (Seeds(), [5], [5]),
         (Seeds(), range(3), [0, 1, 2]),
         (Seeds(), torch.tensor([4, 2]), [4, 2]),
         (Words(), " ", None),

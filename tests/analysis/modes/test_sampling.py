@@ -108,6 +108,7 @@ def test_thirty_steps_are_thirty_or_those_of_the_released_code(vd, spacing, time
 def test_seeds_of_all_kinds():
     assert seeds_of(5, 2, 3) == [5, 6, 7, 8, 9, 10]
     assert seeds_of(5, 2, 3, "official") == [5, 6, 7, 5, 6, 7]
+    assert seeds_of([7], 2, 1) == [7, 7]  # a list is not counted on
     assert seeds_of([9, 4, 4], 2, 3) == [9, 4, 4, 9, 4, 4]
     assert seeds_of([1, 2, 3, 6, 5, 4], 2, 3) == [1, 2, 3, 6, 5, 4]
     drawn = seeds_of(None, 2, 1)
