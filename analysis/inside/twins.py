@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor
@@ -27,12 +28,12 @@ def agree(what: str, twin: Tensor, lib: Tensor, tolerance: float | None = None) 
         raise AssertionError(f"{what}: off by {off:.3g} where values reach {size:.3g}")
 
 
-class Twin:
+class Twin(ABC):
     """What a twin returns: a notebook shows it as a table."""
 
+    @abstractmethod
     def rows(self) -> list[dict[str, Any]]:
         """Lines of the table: column -> text, number, or tensor of one number a sample."""
-        raise NotImplementedError
 
     def title(self) -> str:
         """What stands above the table."""

@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,7 @@ MODE_OF = {
 }
 
 
-class Suite:
+class Suite(ABC):
     """What is measured, and on what.
 
     Attributes:
@@ -133,13 +134,13 @@ class Suite:
         features = [model.describe() for model in self.models]
         return identity(self.settings, self.vd, self.judge) | {"features": features} | self.about
 
+    @abstractmethod
     def tasks(self) -> list[Task]:
         """What to measure, in this order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def summarise(self, rows: Mapping[str, Rows]) -> Section:
         """Sections of the report, made of the rows of all tasks."""
-        raise NotImplementedError
 
     def swept(self, flow: str) -> Callable[..., list[Row]]:
         """Indices, and changes of the sampling -> rows: what a run of a sweep measures."""

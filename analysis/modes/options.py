@@ -231,7 +231,6 @@ ELSEWHERE = {
     "num_samples": "n",
     "n_samples": "n",
     "ddim_eta": "eta",
-    "strength_image": "fidelity",
     "text_to_image_strength": "strength",
     "prompt": "texts",
     "image": "images",
