@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -118,13 +119,7 @@ def load(folder: Path = HERE) -> Drawings:
     Raises:
         ValueError: the folder holds none.
     """
-    path = Path(folder) / "drawings.json"
-    if not path.is_file():
-        raise ValueError(
-            f"{path} is not there: make the prepared set with `python -m data emoji {folder}`."
-        )
-    table = json.loads(path.read_text(encoding="utf-8"))
-    artists = [Artist(**row) for row in table["artists"]]
+    table, artists = _table(folder), load_artists(folder)
     tuples = [f.name for f in fields(Concept) if f.name.startswith("tags")]
     concepts = [
         Concept(**{k: tuple(v) if k in tuples else v for k, v in row.items()})
@@ -148,6 +143,20 @@ def load(folder: Path = HERE) -> Drawings:
         concepts,
         artists,
     )
+
+
+def load_artists(folder: Path = HERE) -> list[Artist]:
+    """Whose drawings a prepared set holds; ValueError as `load`."""
+    return [Artist(**row) for row in _table(folder)["artists"]]
+
+
+def _table(folder: Path) -> dict[str, Any]:
+    path = Path(folder) / "drawings.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is not there: make the prepared set with `python -m data emoji {folder}`."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def attribution(artists: list[Artist]) -> str:

@@ -170,6 +170,7 @@ class Captions:
         self._known: dict[str, dict[str, int]] = {}
         for language in LANGUAGES:
             taken = {name for i in among for name in self.names[i].values()}
+            taken |= set(_WORDINGS[language]["alone"].split())  # "a drawing" names no thing
             count = Counter(tag for i in among for tag in set(tags[i][language]))
             for i in among:
                 own = [

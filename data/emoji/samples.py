@@ -30,10 +30,19 @@ CONCRETE = {
 }
 """Groups of Unicode that hold things one can point at, with the subgroups that do not."""
 
-LOOK_ALIKE = ("moon", "clock", "kissing", "grinning", "smiling cat")
+LOOK_ALIKE = ("moon", "clock", "kissing", "grinning", "smiling cat", "oncoming")
 """Words of names that several concepts share which a 64-pixel drawing hardly tells apart."""
 
-MIN_ARTISTS = 7
+TWINS = {
+    *("ox", "water buffalo", "boar", "ram", "ewe", "poodle", "cow face", "mouse face"),
+    *("beating heart", "growing heart", "revolving hearts", "smiling face with smiling eyes"),
+    *("love hotel", "hospital", "office building", "Japanese castle", "musical score"),
+    *("minibus", "trolleybus", "fire engine", "railway car", "clinking beer mugs"),
+    *("umbrella with rain drops", "sun behind cloud", "construction", "enraged face"),
+}
+"""Things that are hardly told from another one, which is in."""
+
+MIN_ARTISTS = 8
 MIRROR, SHIFT, SCALE = 0.5, 4, (0.85, 1.0)
 
 TOLD = {
@@ -48,14 +57,15 @@ KEYWORDS = 0.12  # of them call a thing by a keyword of its own
 ASKS = 0.15  # of them ask for an answer in a language
 
 
-def concrete(drawings: Drawings) -> Drawings:
-    """Drawings of things that at least seven of the artists drew and that one can tell apart."""
+def concrete(drawings: Drawings, artists: int = MIN_ARTISTS) -> Drawings:
+    """Drawings of things that all eight artists (or so many) drew and that one can tell apart."""
     drawn = np.bincount(drawings.concept, minlength=len(drawings.concepts))
     keep = np.array(
         [
-            drawn[i] >= MIN_ARTISTS
+            drawn[i] >= artists
             and concept.group in CONCRETE
             and concept.subgroup not in CONCRETE[concept.group]
+            and concept.english not in TWINS
             and not any(word in concept.english for word in LOOK_ALIKE)
             for i, concept in enumerate(drawings.concepts)
         ]
@@ -150,14 +160,14 @@ class EmojiSamples:
             said = self.grammar.read(question)
             out.append(
                 self.grammar.write(
-                    *self._told(index), rng, language=said.asked, parts=said.parts or PARTS
+                    *self.told(index), rng, language=said.asked, parts=said.parts or PARTS
                 )
             )
         return out
 
     def labels(self, indices: Sequence[int]) -> Tensor:
         """(B, 3) int64: each sample's concept, artist and ground, as indices of `attributes`."""
-        rows = [self._told(index) for index in indices]
+        rows = [self.told(index) for index in indices]
         return torch.tensor(
             [[self._number[c], a, list(GROUNDS).index(ground)] for c, a, ground in rows]
         )
@@ -185,7 +195,8 @@ class EmojiSamples:
         name = self.drawings.concepts[self.drawings.concept[row]].english
         return any(word in name for word in ("left", "right"))
 
-    def _told(self, index: int) -> tuple[int, int, str]:
+    def told(self, index: int) -> tuple[int, int, str]:
+        """Numbers of concept and artist, and name of the ground, of a sample."""
         row, ground = self._parts(index)
         concept, artist = self.drawings.concept[row], self.drawings.artist[row]
         return int(concept), int(artist), list(GROUNDS)[ground]
@@ -194,7 +205,7 @@ class EmojiSamples:
         language = list(LANGUAGES)[rng.integers(2)]
         parts = list(TOLD)[rng.choice(len(TOLD), p=list(TOLD.values()))]
         return self.grammar.write(
-            *self._told(index),
+            *self.told(index),
             rng,
             language=language,
             parts=parts,

@@ -10,7 +10,7 @@ from data.emoji.samples import concrete
 
 @pytest.fixture(scope="module")
 def captions() -> Captions:
-    drawings = concrete(load())
+    drawings = concrete(load(), artists=7)
     return Captions(drawings.concepts, drawings.artists, drawings.concept.tolist())
 
 
