@@ -19,11 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from analysis.results.outputs import read_record
-from analysis.results.sheets import contact_sheet
+from analysis.results.sheets import contact_sheet, load_font
 from data.pictures import open_picture, picture_files
 from lib.files import printable, write_atomic
 
@@ -129,7 +129,7 @@ def _row(
 
 
 def _lines(texts: Sequence[str]) -> Image.Image:
-    font = ImageFont.load_default(FONT_SIZE)
+    font = load_font(FONT_SIZE)
     width = int(max(font.getlength(text) for text in texts)) + 2 * GAP
     page = Image.new("RGB", (width, LINE * len(texts) + GAP), "white")
     for i, text in enumerate(texts):

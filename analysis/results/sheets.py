@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -10,6 +11,12 @@ CELL = 192
 """Side, in pixels, that small pictures are enlarged towards."""
 FRAME = "#c8c8c8"
 """Colour of the line around each picture, one pixel wide."""
+
+
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: Pillow's own font lacks letters such as ç."""
+    package = find_spec("matplotlib").submodule_search_locations[0]
+    return ImageFont.truetype(f"{package}/mpl-data/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def contact_sheet(
@@ -52,7 +59,7 @@ def contact_sheet(
 
     images = [_enlarged(image.convert("RGB"), cell) for image in images]
     width, height = (max(cell, *(image.size[axis] for image in images)) for axis in (0, 1))
-    font = ImageFont.load_default(font_size)
+    font = load_font(font_size)
     wrapped = [_wrap(label, font, width) for label in labels or [""] * len(images)]
     line = int(font_size * 1.35)
     text_height = line * max(map(len, wrapped)) + (gap // 2 if any(wrapped) else 0)

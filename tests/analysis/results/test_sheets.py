@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.results.sheets import contact_sheet
+from analysis.results.sheets import contact_sheet, load_font
 
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255), (0, 255, 255)]
 
@@ -62,3 +62,10 @@ def test_labels_are_drawn_below_and_fit():
 def test_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         contact_sheet(**({"images": [Image.new("RGB", (2, 2))]} | arguments))
+
+
+def test_letters_of_other_languages_are_drawn():
+    """A letter that a font lacks is drawn as the same box as any other one that it lacks."""
+    font = load_font(20)
+    missing = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(letter)) != missing for letter in "çéœßłğж")
