@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +47,38 @@ class Cache:
         made: what they depend on: which samples, and the encoders' fingerprints.
     """
 
-    image_latents: np.ndarray | None
-    image_tokens: np.ndarray | None
-    text_latents: np.ndarray | None
-    text_tokens: np.ndarray | None
-    word_tokens: np.ndarray | None = None
+    image_latents: np.ndarray | Tensor | None
+    image_tokens: np.ndarray | Tensor | None
+    text_latents: np.ndarray | Tensor | None
+    text_tokens: np.ndarray | Tensor | None
+    word_tokens: np.ndarray | Tensor | None = None
     made: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         arrays = (self.image_latents, self.image_tokens, self.text_latents, self.text_tokens)
         return min(len(array) for array in arrays if array is not None)
+
+    def on(self, device: torch.device, room: int | None = None) -> Cache:
+        """The same arrays in a GPU's memory, if they take at most half of what is free there.
+
+        Args:
+            device: elsewhere they stay as they are, mapped from the disk.
+            room: bytes that they may take instead.
+        """
+        if room is None:
+            room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0
+        arrays = {name: a for name, a in vars(self).items() if isinstance(a, np.ndarray)}
+        if sum(array.nbytes for array in arrays.values()) > room:
+            return self
+        moved = {name: torch.from_numpy(np.array(a)).to(device) for name, a in arrays.items()}
+        return replace(self, **moved)
+
+
+def taken(array: np.ndarray | Tensor, device: torch.device, *places: np.ndarray) -> Tensor:
+    """Entries of an array, one for each of the places along its first axes, float32 on a device."""
+    if isinstance(array, Tensor):
+        return array[tuple(torch.from_numpy(p).to(array.device) for p in places)].float()
+    return torch.from_numpy(array[places]).to(device).float()
 
 
 def fingerprint(vd: VersatileDiffusion, names: tuple[str, ...]) -> str:
@@ -64,7 +86,7 @@ def fingerprint(vd: VersatileDiffusion, names: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for name in names:
         for parameter in vd.component(name).parameters():
-            digest.update(parameter.detach().float().numpy().tobytes())
+            digest.update(parameter.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:10]
 
 
@@ -118,10 +140,11 @@ def build(
     for name, (encoder, encode) in jobs.items():
         which = [samples.identity(), len(samples), VIEWS, CAPTIONS, REPLIES, made[encoder]]
         digest = hashlib.sha256(json.dumps(which).encode()).hexdigest()[:12]
-        arrays[name] = _encoded(Path(folder) / f"{name}-{digest}.npy", len(samples), encode)
+        path = Path(folder) / f"{name}-{digest}.npy"
+        arrays[name] = _encoded(path, len(samples), encode, vd.device)
     if "clip_text" in encoders:
         with torch.inference_mode():
-            arrays["word_tokens"] = vd.text_context(list(samples.words)).tokens.half().numpy()
+            arrays["word_tokens"] = vd.text_context(list(samples.words)).tokens.half().cpu().numpy()
     names = ("image_latents", "image_tokens", "text_latents", "text_tokens", "word_tokens")
     return Cache(**{name: arrays.get(name) for name in names}, made=known)
 
@@ -130,15 +153,16 @@ def _stream(rows: range, kind: int, k: int) -> np.random.Generator:
     return np.random.default_rng((99, kind, k, rows.start))
 
 
-def _encoded(path: Path, n: int, encode: Callable[[range], Tensor]) -> np.ndarray:
+def _encoded(
+    path: Path, n: int, encode: Callable[[range], Tensor], device: torch.device
+) -> np.ndarray:
     if not path.exists():
         array = None
-        bf16 = native_bf16(torch.device("cpu"))
-        autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device))
         with torch.inference_mode(), autocast, replacing() as temporary:
             for start in tqdm(range(0, n, CHUNK), desc=path.name.split("-")[0]):
                 rows = range(start, min(n, start + CHUNK))
-                part = encode(rows).half().numpy()
+                part = encode(rows).half().cpu().numpy()
                 if array is None:
                     shape = (n, *part.shape[1:])
                     array = np.lib.format.open_memmap(temporary(path), "w+", np.float16, shape)

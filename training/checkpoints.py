@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lib.files import replacing
-from training import parallel
+from training import memory, parallel
 
 if TYPE_CHECKING:
     from training.loop import Ema
@@ -30,16 +30,24 @@ def fingerprint(stage: Stage) -> dict[str, Any]:
 
 
 def save(path: Path, stage: Stage, optimizer: Any, ema: Ema, step: int, seconds: float) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint, whole or not at all.
+
+    Where weights are divided over processes, all have to call this; the first one writes.
+    """
+    parameters, moments = memory.trained(stage.modules), optimizer.state_dict()
+    for k, values in moments["state"].items():
+        moments["state"][k] = {n: memory.whole(v, parameters[k]) for n, v in values.items()}
     state = {
         "fingerprint": fingerprint(stage),
         "run": stage.run,
-        "modules": stage.modules.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "ema": ema.shadow,
+        "modules": {name: memory.whole(value, value) for name, value in stage.kept().items()},
+        "optimizer": moments,
+        "ema": [memory.whole(*pair) for pair in zip(ema.shadow, parameters, strict=True)],
         "step": step,
         "seconds": seconds,
     }
+    if parallel.rank():
+        return
     with replacing() as temporary:
         torch.save(state, temporary(path))
 
@@ -69,10 +77,7 @@ def resume(folder: Path, stage: Stage, optimizer: Any, ema: Ema) -> tuple[int, f
             changed = []
         if not changed:
             stage.run = state["run"]
-            stage.modules.load_state_dict(state["modules"])
-            optimizer.load_state_dict(state["optimizer"])
-            for shadow, value in zip(ema.shadow, state["ema"], strict=True):
-                shadow.copy_(value)
+            _take_up(state, stage, optimizer, ema)
             return step, state["seconds"]
         refused = f"{path} was made with other {', '.join(changed)}"
         if changed != ["steps"]:
@@ -83,6 +88,21 @@ def resume(folder: Path, stage: Stage, optimizer: Any, ema: Ema) -> tuple[int, f
             "or another run folder to start again."
         )
     return 0, 0.0
+
+
+@torch.no_grad()
+def _take_up(state: dict[str, Any], stage: Stage, optimizer: Any, ema: Ema) -> None:
+    own = stage.kept()
+    if own.keys() != state["modules"].keys():
+        raise ValueError(f"The checkpoint of {stage.name} has other weights than this model.")
+    for name, weight in own.items():
+        memory.local(weight).copy_(memory.part_of(state["modules"][name], weight))
+    moments = state["optimizer"]["state"]
+    for k, parameter in enumerate(memory.trained(stage.modules)):
+        if k in moments:
+            moments[k] = {n: memory.part_of(v, parameter) for n, v in moments[k].items()}
+        ema.shadow[k].copy_(memory.part_of(state["ema"][k], parameter))
+    optimizer.load_state_dict(state["optimizer"])
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.samples import Samples
 from lib.config import ModelSpec
@@ -36,6 +37,7 @@ def open_data(
     side: int | None = None,
     fit: str = "crop",
     mirror: bool = False,
+    **filters: Any,
 ) -> Data:
     """The data of a name or of a path.
 
@@ -44,7 +46,7 @@ def open_data(
         runs: where renders are kept.
         scenes: size of the pool of "scenes".
         cached: how many of them are encoded for the flows.
-        side, fit, mirror: of pictures of a folder (see `training.folders`).
+        side, fit, mirror, filters: of pictures of a folder (see `training.folders`).
 
     Raises:
         ValueError: no such data.
@@ -58,7 +60,8 @@ def open_data(
             f"There is no data {name!r}: give {', '.join(NAMED)} or a folder of captioned pictures."
         )
     side = side or VD_EMOJI.image_size
-    pair = folders.folder(Path(name), side, how=fit, mirror=mirror)
+    left = Path(runs) / "left-out.jsonl"
+    pair = folders.folder(Path(name), side, how=fit, mirror=mirror, left_out=left, **filters)
     return Data(VD_EMOJI, lambda stage: pair)
 
 

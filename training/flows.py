@@ -26,10 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from lib.config import COMPONENTS, FLOWS, ModelSpec
+from lib.fingerprints import fingerprint
 from lib.model import Context, VersatileDiffusion
 from lib.unet import ContextColumn, DataColumn, TimeEmbed
-from training.cache import CAPTIONS, ENCODERS, REPLIES, VIEWS, Cache
-from training.export import export
+from training.cache import CAPTIONS, ENCODERS, REPLIES, VIEWS, Cache, taken
+from training.export import alone, export, record
+from training.lora import adapt, adapters, save_adapters
 from training.stage import Recipe, Stage
 
 RECIPES = (
@@ -51,6 +53,9 @@ class FlowOptions:
         min_snr: gamma of the min-SNR weights; None weighs all timesteps alike.
         asked: share of image-to-text that mixes one of the samples' words into the context.
         frozen: parameter groups (module names) that keep the weights they have.
+        lora: rank of adapters on the context columns, which alone are trained then; None trains
+            the weights themselves.
+        lora_layers: which layers have them (`training.lora.LAYERS`).
         scales: gradient factors of the parameter groups (the paper's four-flow values are image
             data 0.2, text data 1, contexts 1, global 0.1; AdamW undoes constant factors but for the
             clipping, so 1 everywhere is the default).
@@ -69,6 +74,8 @@ class FlowOptions:
     min_snr: float | None = None
     asked: float = 0.4
     frozen: tuple[str, ...] = ()
+    lora: int | None = None
+    lora_layers: str = "cross"
     scales: dict[str, float] = field(default_factory=dict)
 
 
@@ -136,16 +143,42 @@ class FlowsStage(Stage):
                 )
             self.modules[name].requires_grad_(False)
         self.vd = VersatileDiffusion(vd.spec, dict(self.modules))
+        self.base: dict[str, Any] = {}
         self.nulls = {}
         for flow in self.flows:
             data, context = FLOWS[flow]
-            self.nulls[flow] = vd.null_context(context, data, 1).tokens.float()
+            self.nulls[flow] = vd.null_context(context, data, 1).tokens.float().cpu()
         if self.cache.word_tokens is not None:
             self.nulls["word"] = torch.from_numpy(self.cache.word_tokens[:1]).float()
 
     def identity(self) -> dict[str, Any]:
-        """Options, and what was encoded by which encoders."""
-        return {"options": asdict(self.options), "data": self.cache.made}
+        """Options, and what was encoded by which encoders; of adapters, also their base."""
+        options = asdict(self.options)
+        if self.options.lora is None:  # as before there were adapters: older checkpoints go on
+            del options["lora"], options["lora_layers"]
+        return {"options": options, "data": self.cache.made, **self.base}
+
+    def warmed(self) -> None:
+        """Adapters begin from trained weights."""
+        super().warmed()
+        if self.options.lora is not None:
+            self.base = {"base": {name: fingerprint(m) for name, m in self.modules.items()}}
+            rank, layers = self.options.lora, self.options.lora_layers
+            self.adapter = adapt(self.vd, rank, layers, self.recipe.seed)
+
+    def twin(self, modules: nn.ModuleDict) -> FlowsStage:
+        """The same stage with other modules."""
+        other = super().twin(modules)
+        other.vd = VersatileDiffusion(self.spec, dict(modules))
+        return other
+
+    def kept(self) -> dict[str, Tensor]:
+        """All weights; of an adapted model the adapters."""
+        return super().kept() if self.options.lora is None else adapters(self.modules)
+
+    def placed(self) -> None:
+        """What was encoded goes where the modules are, if there is room."""
+        self.cache = self.cache.on(self.device)
 
     def gradient_scales(self) -> dict[str, float]:
         """Factor on the gradients of each parameter group."""
@@ -168,7 +201,7 @@ class FlowsStage(Stage):
                     losses.append((part / size) * self._flow_loss(flow, self.cache, draw, weight))
             loss = torch.stack(losses).sum()
             total = total + self.options.weight[flow] * loss
-            metrics[flow] = loss.item()
+            metrics[flow] = loss.detach()
         self.seen = np.concatenate(rows)
         return total, metrics
 
@@ -214,18 +247,20 @@ class FlowsStage(Stage):
         data, kind = FLOWS[flow]
         latents = cache.image_latents if data == "image" else cache.text_latents
         contexts = cache.image_tokens if kind == "image" else cache.text_tokens
-        x_0 = _take(latents, draw.rows, draw.data)
-        dropped = torch.from_numpy(draw.dropped)[:, None, None]
-        tokens = torch.where(dropped, self.nulls[flow], _take(contexts, draw.rows, draw.context))
-        mix = [(Context(kind, tokens.to(self.device)), 1.0 - weight)]
+        device = self.device
+        x_0 = taken(latents, device, draw.rows, draw.data)
+        dropped = torch.from_numpy(draw.dropped)[:, None, None].to(device)
+        tokens = taken(contexts, device, draw.rows, draw.context)
+        tokens = torch.where(dropped, self.nulls[flow].to(device), tokens)
+        mix = [(Context(kind, tokens), 1.0 - weight)]
         if draw.words is not None:
-            tokens = torch.from_numpy(cache.word_tokens[draw.words]).float()
-            tokens = torch.where(dropped, self.nulls["word"], tokens)
-            mix.append((Context("text", tokens.to(self.device)), weight))
+            tokens = taken(cache.word_tokens, device, draw.words)
+            tokens = torch.where(dropped, self.nulls["word"].to(device), tokens)
+            mix.append((Context("text", tokens), weight))
         noise = torch.randn_like(x_0)
-        x_t = self.vd.schedule.add_noise(x_0, draw.t, noise).to(self.device)
-        eps = self.vd.eps(x_t, draw.t.to(self.device), mix)
-        errors = (eps.float() - noise.to(self.device)).square().flatten(1).mean(1)
+        x_t = self.vd.schedule.add_noise(x_0, draw.t, noise)
+        eps = self.vd.eps(x_t, draw.t.to(device), mix)
+        errors = (eps.float() - noise).square().flatten(1).mean(1)
         if self.options.min_snr is not None:
             errors = errors * self._snr_weight(draw.t).to(self.device)
         return errors.mean()
@@ -252,7 +287,12 @@ class FlowsStage(Stage):
 
     def export(self, measured: dict[str, float], seconds: float) -> None:
         """Save the parts of the diffuser that were trained."""
-        export(self, measured, seconds)
+        if self.options.lora is None:
+            export(self, measured, seconds)
+            return
+        with alone(self.out):
+            save_adapters(self.adapter, self.modules, self.out)
+            record(self, measured, seconds)
 
 
 def parts_of(options: FlowOptions) -> tuple[str, ...]:
@@ -296,7 +336,3 @@ def new_columns(spec: ModelSpec) -> nn.ModuleDict:
             if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
                 weight.mul_(spec.unet.context_dim**0.5)
     return columns
-
-
-def _take(array: np.ndarray, rows: np.ndarray, which: np.ndarray) -> Tensor:
-    return torch.from_numpy(array[rows, which]).float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from data.captioned import read_captioned, split
 from data.captioned_samples import CaptionedSamples
@@ -11,15 +12,28 @@ HELD_OUT = 0.05  # of the pictures are measured on instead, at least one
 
 
 def folder(
-    path: Path, side: int, seed: int = 0, how: str = "crop", mirror: bool = False
+    path: Path,
+    side: int,
+    seed: int = 0,
+    how: str = "crop",
+    mirror: bool = False,
+    left_out: Path | None = None,
+    **filters: Any,
 ) -> tuple[CaptionedSamples, CaptionedSamples]:
     """Training and held-out pictures of a folder, a `.tar` or a list.
+
+    Args:
+        path: of it.
+        side, how, mirror: see `CaptionedSamples`.
+        seed: of the choice of the held-out ones.
+        left_out: a file that names what was left out, and why.
+        filters: see `CaptionedSamples`, too.
 
     Raises:
         ValueError: fewer than two pictures with captions, or none that can be opened.
     """
     train, held_out = split(read_captioned(path), HELD_OUT, seed)
     return (
-        CaptionedSamples(train, side, how, mirror=mirror),
-        CaptionedSamples(held_out, side, how, jitter=False),
+        CaptionedSamples(train, side, how, mirror=mirror, left_out=left_out, **filters),
+        CaptionedSamples(held_out, side, how, jitter=False, **filters),
     )

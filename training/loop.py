@@ -18,8 +18,8 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lib.files import write_atomic
-from training import parallel
+from training import memory, parallel
 from training.checkpoints import changes, fingerprint, resume, save
 from training.stage import Stage, generator, native_bf16
+from training.tracking import tracker
 
 log = logging.getLogger(__name__)
 
 
 class Ema:
-    """Exponential moving average `w <- d w + (1 - d) theta` of all floating parameters."""
+    """Exponential moving average `w <- d w + (1 - d) theta` of parameters."""
 
-    def __init__(self, modules: nn.Module, decay: float) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
         self.decay = decay
-        self.parameters = [p for p in modules.parameters() if p.requires_grad]
+        self.parameters = list(parameters)
         self.shadow = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
@@ -66,13 +67,29 @@ class Ema:
             parameter.copy_(value)
 
 
-def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dict[str, float]:
+def train(
+    stage: Stage,
+    folder: Path,
+    device: torch.device | str = "cpu",
+    *,
+    recompute: bool = False,
+    shard: bool = False,
+    track: tuple[str, Path] | None = None,
+) -> dict[str, float]:
     """Train a stage to its last step, from its last checkpoint if there is one.
 
     Writes `checkpoint.pt` (weights, optimizer, EMA, step, seconds; replaced atomically),
     `log.jsonl` (one line every `log_every` steps) and at the end `measured.json`, all in
     `folder/<stage.name>`.
     Ctrl-C finishes the step, saves a checkpoint and stops. A finished stage is not trained again.
+
+    Args:
+        stage: what is trained.
+        folder: where its run folder is.
+        device: of this process.
+        recompute: activations are computed twice instead of kept (`training.memory`).
+        shard: weights are divided over the processes (`training.memory`).
+        track: a tracker of accelerate's and its folder (`training.tracking`).
 
     Returns:
         What `stage.measure` found on the averaged weights.
@@ -99,13 +116,18 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
                 f"{stage.name} in {folder} is finished, with other {', '.join(changed)}: use what "
                 "it was made with, or another run folder (--runs) to train anew."
             )
+    if recompute:
+        memory.recompute(stage.modules)
+    loss = memory.Sharded(stage, device) if shard else stage.loss
     stage.modules.to(device).train()
+    stage.placed()
     scales = stage.gradient_scales()
-    parameters = [p for p in stage.modules.parameters() if p.requires_grad]
+    whole = memory.trained(stage.modules)
+    parameters = [memory.own_part(parameter) for parameter in whole]
     optimizer = torch.optim.AdamW(
         parameters, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
-    ema = Ema(stage.modules, recipe.ema)
+    ema = Ema(parameters, recipe.ema)
     stage.run = secrets.token_hex(6)
     first, seconds = resume(folder, stage, optimizer, ema)
     started = saved = time.monotonic()
@@ -116,23 +138,29 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
         return seconds + time.monotonic() - started
 
     def keep(name: str, step: int) -> None:
-        if chief:
+        if chief or shard:
             save(folder / name, stage, optimizer, ema, step, elapsed())
 
     log_path = folder / ("log.jsonl" if chief else f"log-{rank}.jsonl")
     steps = range(first, recipe.steps)
     bar = tqdm(steps, initial=first, total=recipe.steps, desc=stage.name, disable=not chief)
-    with _log_file(log_path, keep_below=first) as write, _asked_to_stop() as asked:
+    with (
+        _log_file(log_path, keep_below=first) as write,
+        tracker(*(track if track and chief else (None, folder)), stage.name) as watch,
+        _asked_to_stop() as asked,
+    ):
         for step in bar:
             if recipe.decay == "trapezoid" and step == recipe.cooldown_start:
                 keep("stable.pt", step)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr_at(step)
             optimizer.zero_grad(set_to_none=True)
-            metrics = _gradients(stage, step, rank, bf16)
-            parallel.average_gradients(parameters)
+            metrics = _gradients(stage, loss, step, rank, bf16)
+            if not shard:  # which averages by itself
+                parallel.average_gradients(parameters)
             _scale_gradients(stage.modules, scales)
-            norm = nn.utils.clip_grad_norm_(parameters, recipe.clip).item()
+            memory.hand_over(whole, parameters)
+            norm = memory.clip_gradients(parameters, recipe.clip, divided=shard)
             _check_finite(stage, step, {**metrics, "norm": norm}, folder)
             optimizer.step()
             ema.update(step)
@@ -144,21 +172,27 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
                 losses.clear()
                 clock = {"lr": recipe.lr_at(step), "seconds": round(elapsed(), 1)}
                 write({"step": step + 1, **clock, **line})
+                watch({**clock, **line}, step + 1)
                 bar.set_postfix(loss=f"{line['loss']:.4f}")
-            if time.monotonic() - saved > recipe.save_every:
+            late = time.monotonic() - saved > recipe.save_every
+            if parallel.anywhere(late) if shard else late:
                 keep("checkpoint.pt", step + 1)
                 saved = time.monotonic()
             if parallel.anywhere(asked()):  # or one would wait for another that has left
                 keep("checkpoint.pt", step + 1)
                 log.warning("%s stopped after step %d.", stage.name, step + 1)
                 raise KeyboardInterrupt
-    seconds += time.monotonic() - started
+    keep("checkpoint.pt", recipe.steps)
+    seconds, averaged = elapsed(), ema.applied()
+    if shard:
+        with averaged:
+            stage = loss.gathered(device)
+        averaged = nullcontext()
     if not chief:
         parallel.wait()
         return {}
-    save(folder / "checkpoint.pt", stage, optimizer, ema, recipe.steps, seconds)
     stage.modules.eval()
-    with ema.applied(), torch.no_grad():
+    with averaged, torch.no_grad():
         measured = stage.measure()
         stage.export(measured, seconds)
     about = {"steps": recipe.steps, "seconds": round(seconds, 1)}
@@ -168,7 +202,9 @@ def train(stage: Stage, folder: Path, device: torch.device | str = "cpu") -> dic
     return measured
 
 
-def _gradients(stage: Stage, step: int, rank: int, bf16: bool) -> dict[str, float]:
+def _gradients(
+    stage: Stage, loss_of: Callable[..., Any], step: int, rank: int, bf16: bool
+) -> dict[str, float]:
     """Gradients of one step of one process, left in the parameters; the loss and its parts.
 
     Batch m of process r of w sees what process r + m w would: accumulating is like having more
@@ -181,10 +217,10 @@ def _gradients(stage: Stage, step: int, rank: int, bf16: bool) -> dict[str, floa
         place = rank + m * world
         torch.manual_seed((recipe.seed * 1_000_003 + step) * world * n + place)
         with torch.autocast(stage.device.type, torch.bfloat16, enabled=bf16):
-            loss, metrics = stage.loss(step, generator(recipe.seed, step, place))
+            loss, metrics = loss_of(step, generator(recipe.seed, step, place))
         (loss if n == 1 else loss / n).backward()
-        for key, value in {"loss": loss.item(), **metrics}.items():
-            told.setdefault(key, []).append(value)
+        for key, value in {"loss": loss.detach(), **metrics}.items():
+            told.setdefault(key, []).append(float(value))
     return {key: float(np.mean(values)) for key, values in told.items()}
 
 
@@ -209,7 +245,8 @@ def _check_finite(stage: Stage, step: int, numbers: dict[str, float], folder: Pa
 def _scale_gradients(modules: nn.ModuleDict, scales: dict[str, float]) -> None:
     for name, scale in scales.items():
         if scale != 1:
-            grads = [p.grad for p in modules[name].parameters() if p.grad is not None]
+            trained = memory.trained(modules[name])
+            grads = [memory.local(p.grad) for p in trained if p.grad is not None]
             torch._foreach_mul_(grads, scale)
 
 

@@ -115,6 +115,8 @@ def chosen(args: argparse.Namespace, stage: str) -> Preset:
         options = replace(options, share=unequal)
     if args.freeze:
         options = replace(options, frozen=tuple(args.freeze))
+    if args.lora is not None:
+        options = replace(options, lora=args.lora, lora_layers=args.lora_layers)
     if args.min_snr is not None:
         options = replace(options, min_snr=args.min_snr)
     return replace(preset, recipes=recipes, options=options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,8 +102,11 @@ class Stage(ABC):
         return next(self.modules.parameters()).device
 
     @abstractmethod
-    def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Loss of one step on data drawn from rng, and numbers to log."""
+    def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Any]]:
+        """Loss of one step on data drawn from rng, and numbers to log (or tensors of one)."""
+
+    def placed(self) -> None:  # noqa: B027
+        """Called when the modules are on the device that they are trained on."""
 
     def gradient_scales(self) -> dict[str, float]:
         """Module name -> factor on its gradients (1 where not named)."""
@@ -122,6 +126,16 @@ class Stage(ABC):
     def measure(self) -> dict[str, float]:
         """Quality on held-out data, with the weights as they are now (EMA when called)."""
         return {}
+
+    def kept(self) -> dict[str, Tensor]:
+        """What a checkpoint has to hold of the modules: all that training changes."""
+        return self.modules.state_dict()
+
+    def twin(self, modules: nn.ModuleDict) -> Stage:
+        """The same stage with other modules."""
+        other = copy(self)
+        other.modules = modules
+        return other
 
     def warmed(self) -> None:
         """Called when the modules have been given weights that were trained before."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from data.samples import Samples
 from lib.checkpoints import load, save
 from lib.config import COMPONENTS
 from lib.model import VersatileDiffusion
@@ -18,6 +19,7 @@ from training.loop import train
 from training.plots import plot_losses
 from training.recipes import Preset, chosen
 from training.stage import Recipe, Stage
+from training.teacher import views_of
 from training.vocabulary import vocabulary
 
 
@@ -33,9 +35,13 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
     """
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.lora is not None and (name != "flows" or not _is_model(args.init)):
+        raise ValueError("--lora adapts the flows of a model: give stage flows, and --init MODEL.")
+    if args.track and len(args.track) > 2:
+        raise ValueError(f"--track has {len(args.track)} words: give a tracker, and a folder.")
     args.device = parallel.start(args.device)
     side = args.side
-    if side is None and args.init is not None and not args.init.endswith(".pt"):
+    if side is None and _is_model(args.init):
         side = load(args.init, device="cpu").spec.image_size
     data = open_data(
         args.data,
@@ -45,6 +51,9 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
         side=side,
         fit=args.fit,
         mirror=args.mirror,
+        min_side=args.min_side,
+        max_watermark=args.max_watermark,
+        clean=args.clean,
     )
     preset = chosen(args, name)
     recipes = preset.recipes[name]
@@ -75,7 +84,14 @@ def _run(
         warm_start(stage, warm)
     if parallel.rank() == 0:
         parallel.wait()
-    measured = train(stage, folder, args.device)
+    measured = train(
+        stage,
+        folder,
+        args.device,
+        recompute=args.checkpoint_activations,
+        shard=args.shard,
+        track=args.track and (args.track[0], Path([*args.track, args.runs / "tracked"][1])),
+    )
     if parallel.rank() == 0:
         plot_losses(folder / stage.name / "log.jsonl", folder / stage.name / "losses.png")
     return measured
@@ -132,29 +148,48 @@ def make(name: str, args: argparse.Namespace, data: Data, preset: Preset, recipe
         return classifier.ClassifierStage(*data.samples(name), args.judge, recipe)
     samples, validation = data.samples(name)
     fresh, kept = data.spec, None
-    if args.init is not None and not args.init.endswith(".pt"):
+    if _is_model(args.init):
         vd = load(args.init, device="cpu", dtype=torch.float32)
         fresh, kept = vd.spec, vd.tokenizers.source
+    if preset.options.lora is not None:
+        return _flows(args.init, samples, validation, args, recipe, preset, args.out / "lora")
     words, _ = data.samples("clip")
     spec, tokenizers = vocabulary(current_spec(args.out, fresh), words, args.out, kept)
     settle(args.out, spec)
     if name == "autoencoder":
         return autoencoder.AutoencoderStage(spec, samples, validation, args.out, recipe)
     if name == "clip":
-        teacher = None
-        if args.teacher:
-            from training.teacher import features_of
-
-            teacher = features_of(samples, args.runs)
-        return clip.ClipStage(spec, tokenizers, samples, validation, args.out, recipe, teacher)
+        views, known = None, ()
+        if args.teacher:  # who learns from a teacher needs no captions: all pictures will do
+            more, _ = data.samples("autoencoder")
+            views = views_of(more, args.runs)
+            known = [len(values) for values in more.attributes.values()]
+        parts = (spec, tokenizers, samples, validation, args.out, recipe)
+        return clip.ClipStage(*parts, views, known)
     if name == "optimus":
         return optimus.OptimusStage(spec, tokenizers, samples, validation, args.out, recipe)
     if fresh is not data.spec:
         complete(args.out, args.init)
+    return _flows(args.out, samples, validation, args, recipe, preset, args.out)
+
+
+def _flows(
+    encoders: Path | str,
+    samples: Samples,
+    validation: Samples,
+    args: argparse.Namespace,
+    recipe: Recipe,
+    preset: Preset,
+    out: Path,
+) -> flows.FlowsStage:
     needed = flows.encoders_for(preset.options)
-    vd = load(args.out, components=needed, device="cpu", dtype=torch.float32)
+    vd = load(encoders, components=needed, device=args.device, dtype=torch.float32)
     cached, held = (build(vd, part, args.runs / "cache", needed) for part in (samples, validation))
-    return flows.FlowsStage(vd, cached, held, args.out, recipe, preset.options)
+    return flows.FlowsStage(vd, cached, held, out, recipe, preset.options)
+
+
+def _is_model(init: str | None) -> bool:
+    return init is not None and not init.endswith(".pt")
 
 
 def complete(out: Path, source: str) -> None:

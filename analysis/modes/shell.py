@@ -19,6 +19,7 @@ def add_model_options(parser: argparse.ArgumentParser, document: str = ": the re
     """Options of every command that loads a model; `document` says what --json prints."""
     add = parser.add_argument_group("model and messages").add_argument
     add("--model", default="vd-mini", help="name or path of the model (default: %(default)s)")
+    add("--lora", action="append", metavar="PATH", help="an adapter to merge (training --lora)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best one here)")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="default: by the hardware")
     add("--json", action="store_true", help=f"print one JSON document{document}")
@@ -33,7 +34,12 @@ def load_model(args: argparse.Namespace) -> Any:
     from lib.checkpoints import load
 
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    return load(args.model, device=args.device, dtype=dtype)
+    vd = load(args.model, device=args.device, dtype=dtype)
+    for path in args.lora or ():
+        from lib.checkpoints.lora import merge_lora
+
+        merge_lora(vd, path)
+    return vd
 
 
 def set_warnings(args: argparse.Namespace) -> None:

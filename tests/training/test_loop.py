@@ -235,7 +235,7 @@ def test_an_impossible_recipe_is_refused(wrong):
 
 def test_the_average_is_the_geometric_series():
     module = nn.Linear(1, 1, bias=False)
-    ema = Ema(module, decay=0.5)
+    ema = Ema(module.parameters(), decay=0.5)
     value = ema.shadow[0].item()
     for step, weight in enumerate([1.0, 2.0, 3.0], start=100):
         nn.init.constant_(module.weight, weight)
