@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SUITES = {
     "scenes": ("analysis.measure.scenes", ("judge",)),
+    "emoji": ("analysis.measure.emoji", ("judge",)),
     "folder": ("analysis.measure.folder", ("data", "format", "features")),
     "applications": ("analysis.measure.applications", ("judge", "applications")),
 }

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from analysis.measure import processes
 from analysis.metrics.statistics import Estimate
-from lib.files import write_atomic
+from lib.files import replacing, write_atomic
 
 Report = dict[str, Any]
 """{"protocol": ..., "measures": nested dicts with `Estimate`s, "left_out": number -> why}."""
@@ -68,7 +70,12 @@ def dumps(report: Mapping[str, Any]) -> str:
     return json.dumps(to_json(report), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def keep(made: Report, folder: Path, figures: bool = True) -> None:
+def keep(
+    made: Report,
+    folder: Path,
+    sheets: Mapping[str, tuple[str, Image.Image]] | None = None,
+    figures: bool = True,
+) -> None:
     """Write a report's files into its run's folder: `report.json`, `report.md`, and figures.
 
     Of several processes one writes; all wait until it has.
@@ -76,7 +83,8 @@ def keep(made: Report, folder: Path, figures: bool = True) -> None:
     Args:
         made: the report.
         folder: of the run.
-        figures: whether to draw them.
+        sheets: contact sheets, as `Suite.sheets` gives them.
+        figures: whether to draw any.
     """
     if processes.rank() == 0:
         write_atomic(folder / "report.json", dumps(made))
@@ -85,6 +93,10 @@ def keep(made: Report, folder: Path, figures: bool = True) -> None:
             from analysis.measure.report_figures import draw  # matplotlib is slow to import
 
             drawn = draw(made["measures"], folder)
+            for title, (name, sheet) in (sheets or {}).items():
+                drawn[title] = folder / "figures" / f"{name}.png"
+                with replacing() as temporary:
+                    sheet.save(temporary(drawn[title]), "PNG")
             links = {title: path.relative_to(folder).as_posix() for title, path in drawn.items()}
         write_atomic(folder / "report.md", to_markdown(made, links))
     processes.wait()

@@ -68,7 +68,10 @@ def draw(measures: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     for flow, runs in measures.get("sweep_fidelity", {}).items():
         chart = curves(runs, "fidelity to the input")
         charts[f"Fidelity to the input, {flow}"] = f"sweep-fidelity-{flow}", chart
-    asked = {_ASKED[name]: part for name, part in measures.get("search", {}).items()}
+    asked = {
+        _ASKED.get(name, name.replace("_", " ")): part
+        for name, part in measures.get("search", {}).items()
+    }
     if asked:
         charts["Search: whether the picture is found"] = "search", shares(asked)
     return {

@@ -36,6 +36,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from analysis import modes
 from analysis.folders.caption import caption
@@ -49,6 +50,7 @@ from data.scenes.judge import Reader
 from lib.components import components_for
 from lib.config import FLOWS
 from lib.files import write_atomic
+from lib.images import to_tensor
 from lib.model import VersatileDiffusion
 
 if TYPE_CHECKING:
@@ -146,6 +148,10 @@ class Suite(ABC):
         """Indices, and changes of the sampling -> rows: what a run of a sweep measures."""
         return getattr(self, flow)
 
+    def sheets(self, rows: Mapping[str, Rows]) -> dict[str, tuple[str, Image.Image]]:
+        """Contact sheets for the report: title -> (name of its file, picture)."""
+        return {}
+
     def compared(self, section: str, flow: str, part: Rows, rows: Mapping[str, Rows]) -> Section:
         """The few numbers that runs of a sweep are compared by.
 
@@ -199,6 +205,19 @@ class Suite(ABC):
         last = min(indices.stop, self.settings.t2t_pairs)
         return range(indices.start, max(indices.start, last))
 
+    def errors(self, pictures: Sequence[Image.Image]) -> list[float]:
+        """Mean squared error of pictures after the image VAE, in [0, 1], at the model's own side.
+
+        At least 1e-10 (100 dB), so that it has a logarithm.
+        """
+        size = (self.vd.spec.image_size,) * 2
+        given = [
+            p if p.size == size else p.resize(size, Image.Resampling.BICUBIC) for p in pictures
+        ]
+        out = self.vd.decode_image(self.vd.encode_image(given)).cpu()
+        errors = (out - to_tensor(given)).double().square().flatten(1).mean(dim=1)
+        return errors.clamp(min=1e-10).tolist()
+
     def add_features(self, rows: list[Row], name: str, things: Sequence[Any]) -> None:
         """Put a vector of each picture or text into its row: features, feature function, name."""
         for model in self.models if rows else ():
@@ -246,7 +265,7 @@ def measure(
         "seconds": round(sum(part.seconds for part in measured.values()), 1),
     }
     made = {"protocol": protocol, "measures": measures, "left_out": left_out}
-    report.keep(made, folder, figures)
+    report.keep(made, folder, suite.sheets(rows) if figures else {}, figures)
     return made
 
 
