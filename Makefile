@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUNS   := runs
 
-.PHONY: demo test lint train evaluate notebook picture pictures clean
+.PHONY: demo test lint train evaluate notebook picture pictures directions clean
 
 # the notebook from a clean kernel; pictures, texts and records land in output/<mode>, figures in
 # output/figures
@@ -15,7 +15,8 @@ demo: $(READY)
 	mkdir -p output
 	$(BIN)/python -m nbconvert --to notebook --execute run_inference_analyse.ipynb \
 		--output-dir output --output demo.ipynb
-	@echo "Look into output/, a folder for each mode, and output/demo.ipynb."
+	@$(MAKE) --no-print-directory directions
+	@echo "Look into output/: a folder for each mode, demo.ipynb, and what vd-emoji drew (above)."
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -37,6 +38,9 @@ evaluate: $(READY)
 		--search-n 1000 --caption-n 500 | tee /dev/stderr | grep 'report.json$$') && \
 	effects=$$($(MEASURE) --n 100 --suite applications | tee /dev/stderr | grep 'report.json$$') && \
 	$(BIN)/python -m analysis publish $$flows $$effects
+	@drawings=$$($(MEASURE:vd-mini=vd-emoji) --suite emoji --n 324 | tee /dev/stderr | \
+		grep 'report.json$$') && \
+	$(BIN)/python -m analysis publish --model pretrained/vd-emoji $$drawings
 
 # the notebook as it is committed, with its outputs, and the figures that the README shows of it
 SHOWN := four-flows readability guidance-over-time
@@ -48,18 +52,18 @@ notebook: $(READY)
 	mkdir -p assets/figures
 	for name in $(SHOWN); do cp output/figures/$$name.png assets/figures/ || exit 1; done
 
-# the README's first picture: all four directions
-picture: $(READY)
-	rm -rf output/picture
-	$(BIN)/python -m analysis t2i --n 5 --seed 20 --out output/picture \
-		"a striped picture of a small green star left of a big yellow heart on gray"
-	$(BIN)/python -m analysis i2i --n 4 --seed 20 --out output/picture assets/pictures/black-heart.png
-	$(BIN)/python -m analysis i2t --n 3 --seed 20 --out output/picture \
-		assets/pictures/green-star-above-purple-square.png
-	$(BIN)/python -m analysis t2t --n 3 --seed 20 --out output/picture \
-		"on a cyan background, a tiny pink ring under a large black cross in outlined style"
-	$(BIN)/python -m analysis.results.mode_sheets output/picture assets/pictures \
-		assets/four-directions.png
+# all four directions by the model of drawings, in a new folder; the README's first picture
+DRAW := $(BIN)/python -m analysis
+SHEET ?= $$folder/four-directions.png
+picture: SHEET := assets/four-directions.png
+picture directions: $(READY)
+	@mkdir -p output && folder=$$(mktemp -d output/vd-emoji-XXXX) && \
+	with="--model vd-emoji --sampler dpmpp_2m --steps 20 --seed 20 --out $$folder" && \
+	$(DRAW) t2i $$with --n 5 "a rocket in the style of emojione on a dark blue background" && \
+	$(DRAW) i2i $$with --n 4 assets/drawings/strawberry-noto.png && \
+	$(DRAW) i2t $$with --n 3 assets/drawings/castle-twemoji.png && \
+	$(DRAW) t2t $$with --n 3 "in French: a frog by noto on a mint background" && \
+	$(BIN)/python -m analysis.results.mode_sheets $$folder assets/drawings $(SHEET)
 
 # the README's pictures of the modes, one each
 pictures: $(READY)
