@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, help="recipes (default: those of the data)")
     add("--runs", type=Path, default=ROOT / "runs", help="checkpoints and logs")
     add("--out", type=Path, default=ROOT / "pretrained" / "vd-mini", help="model folder")
-    add("--judge", type=Path, default=ROOT / "pretrained" / "judge", help="classifier's folder")
+    add("--judge", type=Path, help="the classifier's folder (default: that of the data)")
     add("--dry-run", action="store_true", help="say what it would take, load and train nothing")
     add("--steps", type=_positive, help="optimizer steps instead of the recipe's")
     add("--batch", type=_positive, help="batch size instead of the recipe's")

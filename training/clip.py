@@ -12,8 +12,14 @@ Objectives, summed:
   the tokens; reading puts it there.
 - *Local reading*, where samples know what each patch shows: its token must say so, by a linear map.
   The local tokens are where image flows look.
-- *A teacher*, where there is one (`training.teacher`): a linear map of the image tokens must point
-  where the frozen features of a network trained on photographs point (Hinton et al. 2015).
+- *A teacher*, where there is one (`training.teacher`): of more pictures, changed strongly, linear
+  maps of the tokens must point where the features of a network trained on photographs point that
+  saw the same pictures (Hinton et al. 2015; Beyer et al. 2022): of the whole picture, and patch by
+  patch of its inner layers. Another reader reads what is known of these pictures.
+
+With a teacher, half of the patches are left out until the last quarter of the cooldown (as He et
+al. 2022 and Li et al. 2023 do): the tower has less to learn by heart, and a step takes half the
+time.
 
 The readers are dropped afterwards. They are ours, not CLIP's: a model of this size has no 400
 million pairs to learn from.
@@ -34,20 +40,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.samples import Samples, contrast
+from data.samples import Batch, Samples, contrast
 from lib.clip import ClipText, ClipVision, preprocess_images
 from lib.config import ModelSpec
 from lib.ops import attention
 from lib.tokenizers import Tokenizers
-from training.attributes import read_loss, right
+from training.attributes import mixed_loss, read_loss, right
+from training.augment import shaded, turned
 from training.export import export
 from training.stage import Recipe, Stage
+from training.teacher import Goals, Views
 
 RECIPES = (
     Recipe(steps=2400, batch=64, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995),
     Recipe(steps=1500, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995),
 )
-TAUGHT = 2.0  # weight of the teacher
+TAUGHT = 2.0  # weight of the teacher's view of whole pictures; that of patches weighs 1
+PER_SAMPLE = 2  # of the teacher's pictures go with each captioned one
+KEPT = 0.5  # of the patches, until the last quarter of the cooldown
 
 
 class Reader(nn.Module):
@@ -93,16 +103,19 @@ class LocalReader(nn.Module):
 
 
 class Student(nn.Module):
-    """A linear map from the pooled and the mean token to the teacher's features."""
+    """Linear maps to what a teacher sees: from the pooled and the mean token, and from patches."""
 
-    def __init__(self, width: int, features: int) -> None:
+    def __init__(self, width: int, goals: Goals) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(2 * width)
-        self.answer = nn.Linear(2 * width, features)
+        self.sizes = goals.widths
+        self.norm, self.patch_norm = nn.LayerNorm(2 * width), nn.LayerNorm(width)
+        self.whole = nn.Linear(2 * width, goals.axes.shape[1])
+        self.patches = nn.Linear(width, sum(self.sizes))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, 1 + N, D) -> (B, features)."""
-        return self.answer(self.norm(torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], -1)))
+    def forward(self, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, 1 + N, D) -> (B, kept), and (B, N, width) of each inner layer."""
+        whole = self.whole(self.norm(torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], -1)))
+        return whole, self.patches(self.patch_norm(tokens[:, 1:])).split(self.sizes, dim=-1)
 
 
 class LogitScale(nn.Module):
@@ -127,7 +140,8 @@ class ClipStage(Stage):
         validation: others, to measure on.
         out: model folder.
         recipe: how it is trained.
-        teacher: (samples, F) frozen features of each sample's picture.
+        views: what a teacher sees in further pictures.
+        known: how many values each attribute of these has.
     """
 
     name = "clip"
@@ -140,7 +154,8 @@ class ClipStage(Stage):
         validation: Samples,
         out: Path,
         recipe: Recipe = RECIPES[0],
-        teacher: Tensor | None = None,
+        views: Views | None = None,
+        known: Sequence[int] = (),
     ) -> None:
         self.spec, self.words, self.pool, self.validation = spec, tokenizers, samples, validation
         self.out, self.recipe = out, recipe
@@ -156,11 +171,12 @@ class ClipStage(Stage):
         local = getattr(samples, "local", None)
         if local:
             modules["local_reader"] = LocalReader(width, [len(v) for v in local.values()])
-        self.teacher = None
-        if teacher is not None:
-            centred = teacher.float() - teacher.float().mean(0)
-            self.teacher = F.normalize(centred / centred.std(0).clamp(min=1e-3), dim=-1)
-            modules["student"] = Student(width, teacher.shape[1])
+        self.views = views
+        if views is not None:
+            self.goals = Goals(views)
+            modules["student"] = Student(width, self.goals)
+            if known:
+                modules["view_reader"] = Reader(width, known)
         self.modules = nn.ModuleDict(modules)
 
     def warmed(self) -> None:
@@ -170,15 +186,19 @@ class ClipStage(Stage):
 
     def identity(self) -> dict[str, Any]:
         """Which pictures and whose captions, and whether there is a teacher."""
-        taught = {} if self.teacher is None else {"teacher": self.teacher.shape[1]}
+        taught = {} if self.views is None else {"teacher": len(self.views)}
         return {"data": self.pool.identity()} | taught
 
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Contrast within the batch, and attributes read from both kinds of tokens."""
         batch = contrast(self.pool, self.recipe.batch, rng, self.spec.clip.vision.patch_size)
         self.seen = batch.indices
+        if self.views is None:
+            image_tokens, taught = self._image(batch.pictures)[0], {}
+        else:
+            image_tokens, taught = self._taught(step, batch, rng)
+        image_pooled = F.normalize(image_tokens[:, 0].float(), dim=-1)
         text_tokens, text_pooled = self._text(batch.texts)
-        image_tokens, image_pooled = self._image(batch.pictures)
         logits = self.modules["logit_scale"]() * text_pooled.float() @ image_pooled.float().T
         # a caption fits every picture that has what it says
         said, seen = batch.said.to(self.device), batch.seen.to(self.device)
@@ -208,11 +228,51 @@ class ClipStage(Stage):
                     for answer, shown in zip(answers, batch.patches, strict=True)
                 ]
             ).mean()
-        if self.teacher is not None:
-            answer = F.normalize(self.modules["student"](image_tokens).float(), dim=-1)
-            goal = self.teacher[torch.from_numpy(batch.indices)].to(self.device)
-            losses["taught"] = TAUGHT * (1 - (answer * goal).sum(-1).mean())
+        losses |= taught
         return torch.stack(list(losses.values())).sum(), {k: v.item() for k, v in losses.items()}
+
+    def _taught(
+        self, step: int, batch: Batch, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Tokens of the batch's pictures, and what the tower loses on views that go with them."""
+        rows = torch.from_numpy(rng.integers(len(self.views), size=PER_SAMPLE * len(batch.texts)))
+        own = shaded(turned(batch.pictures, rng, degrees=12, scale=(0.8, 1.15)), rng)
+        pictures = torch.cat([own, self.views.pictures[rows].float() / 255])
+        vision = self.spec.clip.vision
+        grid = vision.image_size // vision.patch_size
+        # a picture's patches may say what they show: then all are needed
+        late = (self.recipe.cooldown_start + 3 * self.recipe.steps) // 4
+        whole = step >= late or batch.patches is not None
+        kept = grid**2 if whole else round(KEPT * grid**2)
+        places = torch.rand(len(pictures), grid**2).argsort(1)[:, :kept].sort(1).values
+        tokens = self._seen_in_part(pictures, places)
+        own, tokens, places = tokens[: len(own)], tokens[len(own) :], places[len(own) :]
+
+        answers = self.modules["student"](tokens)
+        goal, maps = self.goals(self.views, rows, grid)
+        wanted = [part.gather(1, places[..., None].expand(-1, -1, part.shape[2])) for part in maps]
+        patches = [_apart(a, w) for a, w in zip(answers[1], wanted, strict=True)]
+        losses = {
+            "taught": TAUGHT * _apart(answers[0], goal),
+            "taught_patches": torch.stack(patches).mean(),
+        }
+        if "view_reader" in self.modules:
+            labels, share = self.views.labels[rows].long(), self.views.share[rows]
+            read = self.modules["view_reader"](tokens)
+            losses["from_views"] = mixed_loss(read, labels.to(self.device), share.to(self.device))
+        return own, losses
+
+    def _seen_in_part(self, pictures: Tensor, places: Tensor) -> Tensor:
+        """(B, 1 + kept, D) context tokens of pictures of which only (B, kept) patches are seen."""
+        vision = self.modules["clip_vision"]
+        vit = vision.vision_model
+        hidden = vit.embeddings(preprocess_images(pictures, self.spec.clip).to(self.device))
+        first = torch.zeros(len(places), 1, dtype=torch.long)
+        places = torch.cat([first, places + 1], 1).to(self.device)
+        hidden = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
+        hidden = vit.encoder(inputs_embeds=vit.pre_layrnorm(hidden)).last_hidden_state
+        tokens = vision.visual_projection(vit.post_layernorm(hidden))
+        return tokens / tokens[:, :1].norm(dim=-1, keepdim=True)
 
     def _text(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         ids = self.words.clip_ids(texts).to(self.device)
@@ -265,3 +325,8 @@ class ClipStage(Stage):
     def export(self, measured: dict[str, float], seconds: float) -> None:
         """Save the two towers; readers and logit scale have done their work."""
         export(self, measured, seconds, only=("clip_text", "clip_vision"))
+
+
+def _apart(answer: Tensor, goal: Tensor) -> Tensor:
+    """One minus the mean cosine along the last axis."""
+    return 1 - F.cosine_similarity(answer.float(), goal.to(answer.device), dim=-1).mean()

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import torch
 
+from data.emoji.judge import JUDGE_FOLDER as OF_DRAWINGS
 from data.samples import Samples
+from data.scenes.judge import JUDGE_FOLDER as OF_SCENES
 from lib.checkpoints import load, save
 from lib.config import COMPONENTS
+from lib.files import alone
 from lib.model import VersatileDiffusion
 from training import autoencoder, classifier, clip, flows, judge, optimus, parallel
 from training.cache import build
 from training.datasets import Data, open_data
-from training.export import alone, current_spec, settle
+from training.export import current_spec, settle
 from training.loop import train
 from training.plots import plot_losses
 from training.recipes import Preset, chosen
@@ -144,8 +147,9 @@ def make(name: str, args: argparse.Namespace, data: Data, preset: Preset, recipe
     """A stage, its weights fresh."""
     if name == "classifier":
         if args.data == "scenes":
-            return judge.JudgeStage(args.judge, recipe)
-        return classifier.ClassifierStage(*data.samples(name), args.judge, recipe)
+            return judge.JudgeStage(args.judge or OF_SCENES, recipe)
+        out = args.judge or OF_DRAWINGS
+        return classifier.ClassifierStage(*data.samples(name), out, recipe, args.runs)
     samples, validation = data.samples(name)
     fresh, kept = data.spec, None
     if _is_model(args.init):

@@ -10,7 +10,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from data.captioned_samples import CaptionedSamples
-from data.classifier import load_classifier
 from data.emoji import load as load_drawings
 from data.emoji.samples import EmojiSamples, concrete
 from data.scenes.samples import SceneSamples, render_pairs
@@ -23,7 +22,6 @@ from training.__main__ import main
 from training.attributes import read_loss, right
 from training.autoencoder import AutoencoderStage
 from training.cache import CAPTIONS, ENCODERS, REPLIES, answers_of, build, captions_of
-from training.classifier import ClassifierStage
 from training.clip import ClipStage
 from training.export import current_spec, record
 from training.flows import FlowOptions, FlowsStage, encoders_for
@@ -131,45 +129,12 @@ def test_clip(model, samples, tmp_path):
     assert ("read_from_image" in measured) == bool(samples.attributes)
 
 
-def test_a_teacher_reaches_the_vision_tower(vd, tmp_path):
-    samples = drawing_samples(None)
-    spec, words = worldly(vd, samples, tmp_path)
-    stages_ = [
-        ClipStage(spec, words, samples, samples, tmp_path, RECIPE, teacher)
-        for teacher in (torch.randn(len(samples), 10), None)
-    ]
-    check(stages_[0])
-    assert stages_[0].identity() != stages_[1].identity()
-    assert "taught" in stages_[0].loss(0, generator(0, 0))[1]
-
-
 def test_optimus(model, samples, tmp_path):
     check(OptimusStage(*model, samples, samples, tmp_path, RECIPE))
 
 
 def test_judge(tmp_path):
     check(JudgeStage(tmp_path, RECIPE))
-
-
-def test_classifier(samples, tmp_path):
-    if not samples.attributes:
-        with pytest.raises(ValueError, match="A classifier needs attributes"):
-            ClassifierStage(samples, samples, tmp_path, RECIPE)
-        return
-    stage = ClassifierStage(samples, samples, tmp_path, RECIPE)
-    check(stage)
-    stage.modules.eval()
-    measured = stage.measure()
-    assert set(samples.attributes) <= set(measured)
-    stage.export(measured, 1.0)
-    loaded, accuracy = load_classifier(tmp_path)
-    assert accuracy == measured and list(loaded.attributes) == list(samples.attributes)
-    pictures = samples.pictures([0, 1], np.random.default_rng(0))
-    for a, b in zip(loaded(pictures), stage.modules["classifier"](pictures), strict=True):
-        assert torch.equal(a, b)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds no classifier"):
-        load_classifier(tmp_path)
 
 
 def test_flows_reach_every_column_and_drop_contexts(encoders, samples, tmp_path):

@@ -1,0 +1,160 @@
+"""The judge of drawings: reads off a picture what it shows, whose hand drew it, and its ground.
+
+It measures what a model generates, so nothing of the model teaches it and it teaches nothing: it
+looks through a network that others trained on photographs (`data.frozen`, of another size than the
+one that taught the model's context encoder), and its own weights saw real drawings only. Its
+accuracy on real drawings whose pair of concept and artist it never saw stands in `config.json`; a
+model's figures are to be read as a share of these.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data.frozen import Frozen
+from lib.files import replacing
+from lib.images import to_pil, to_tensor
+
+JUDGE_FOLDER = Path(__file__).resolve().parents[2] / "pretrained" / "vd-emoji-judge"
+SIZE, SIDE = 2, 128
+BLOCKS = {"early": 3, "fine": 6, "middle": 14, "late": 19, "deep": 20}
+"""Maps whose mean and deviation over the picture are looked at: 24 ... 352 channels."""
+PLAIN = "deep"
+"""The map whose mean `Judge.features` gives."""
+_WEIGHTS, _CONFIG = "judge.safetensors", "config.json"
+
+
+class Head(nn.Module):
+    """One hidden layer and a linear map an attribute, on features brought to unit scale.
+
+    Args:
+        width: of the features.
+        choices: how many values each attribute has.
+        hidden: width of the layer.
+    """
+
+    def __init__(self, width: int, choices: Sequence[int], hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        self.hidden = nn.Linear(width, hidden)
+        self.answers = nn.ModuleList([nn.Linear(hidden, n) for n in choices])
+
+    def fit_scale(self, features: Tensor) -> None:
+        """Take mean and deviation from (N, width) features."""
+        self.mean.copy_(features.mean(0))
+        self.std.copy_(features.std(0) + 1e-3)
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        """(B, width) -> logits (B, choices) of each attribute."""
+        x = ((features - self.mean) / self.std).clamp(-6, 6)
+        x = F.dropout(x, 0.3, self.training)
+        h = F.dropout(F.gelu(self.hidden(x)), 0.3, self.training)
+        return [answer(h) for answer in self.answers]
+
+
+class Judge(nn.Module):
+    """The frozen network and what was trained on top of it.
+
+    Args:
+        attributes: name -> values.
+        hidden: width of the trained layer.
+
+    Raises:
+        ValueError: the network's packages are not installed.
+    """
+
+    def __init__(self, attributes: Mapping[str, Sequence[str]], hidden: int = 256) -> None:
+        super().__init__()
+        self.attributes = {name: list(values) for name, values in attributes.items()}
+        self.frozen = Frozen(SIZE, SIDE, BLOCKS)
+        width = self.look(torch.zeros(1, 3, SIDE, SIDE))[0].shape[1]
+        self.head = Head(width, [len(v) for v in self.attributes.values()], hidden)
+
+    def look(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """What the frozen network sees.
+
+        Args:
+            pictures: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            (B, width) float32 for the head: mean and deviation of every map; and (B, 352), the
+            mean of the last block's, which nothing here was taught by or trained on.
+        """
+        maps = {name: value.float() for name, value in self.frozen(pictures).items()}
+        parts = [part for m in maps.values() for part in (m.mean((2, 3)), m.std((2, 3)))]
+        return torch.cat(parts, 1), maps[PLAIN].mean((2, 3))
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> logits (B, values) of each attribute."""
+        return self.head(self.look(pictures)[0])
+
+    @torch.no_grad()
+    def read(self, pictures: Sequence[Image.Image], batch: int = 64) -> dict[str, np.ndarray]:
+        """Attribute -> (B, values) float32 log-probabilities, of pictures of any size."""
+        parts = [self(part) for part in self._batches(pictures, batch)]
+        answers = [torch.cat(rows).log_softmax(1) for rows in zip(*parts, strict=True)]
+        return {n: a.cpu().numpy() for n, a in zip(self.attributes, answers, strict=True)}
+
+    @torch.no_grad()
+    def features(self, pictures: Sequence[Image.Image], batch: int = 64) -> np.ndarray:
+        """(B, 352) float32: what the frozen network sees, to compare sets of pictures by."""
+        return torch.cat([self.look(p)[1] for p in self._batches(pictures, batch)]).cpu().numpy()
+
+    def _batches(self, pictures: Sequence[Image.Image], batch: int) -> list[Tensor]:
+        """Pictures as they are trained on: 64 pixels a side."""
+        device = self.head.mean.device
+        small = [p.resize((64, 64), Image.Resampling.BICUBIC) for p in to_pil(pictures)]
+        return [part.to(device) for part in to_tensor(small).split(batch)]
+
+
+def save_judge(judge: Judge, accuracy: Mapping[str, float], folder: str | Path) -> None:
+    """Write what was trained, 16-bit, and `config.json` (attributes, accuracy)."""
+    folder = Path(folder)
+    config = {
+        "hidden": judge.head.hidden.out_features,
+        "attributes": judge.attributes,
+        "accuracy": {name: round(value, 4) for name, value in accuracy.items()},
+    }
+    weights = {k: v.half().contiguous() for k, v in judge.head.state_dict().items()}
+    with replacing() as temporary:
+        save_file(weights, temporary(folder / _WEIGHTS))
+        text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+        temporary(folder / _CONFIG).write_text(text, encoding="utf-8")
+
+
+def load_judge(folder: str | Path = JUDGE_FOLDER, device: str | torch.device = "cpu") -> Judge:
+    """The judge in evaluation mode, without gradients; `accuracy` is its own on real drawings.
+
+    Raises:
+        ValueError: the folder holds none, or a damaged one, or the network that it looks through
+            is not installed.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        attributes, hidden, accuracy = (config[k] for k in ("attributes", "hidden", "accuracy"))
+        weights = load_file(folder / _WEIGHTS)
+    except Exception as error:  # files of other kinds fail in many ways
+        raise ValueError(
+            f"{folder} holds no judge of drawings ({error}): train one with `python -m training "
+            f"classifier --data emoji --judge {folder}`."
+        ) from error
+    judge = Judge(attributes, hidden)
+    try:
+        judge.head.load_state_dict({name: value.float() for name, value in weights.items()})
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder / _WEIGHTS} is damaged ({error}): train the judge anew."
+        ) from error
+    judge.accuracy = accuracy
+    return judge.to(device).eval().requires_grad_(False)
