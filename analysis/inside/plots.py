@@ -21,10 +21,8 @@ from torch import Tensor
 
 from analysis.inside.readability import Readability
 from analysis.inside.trace import Trace
-from analysis.inside.twins import count_text
-from analysis.inside.walkthrough import ScheduleTable, plan_of
-from analysis.inside.walkthrough_codes import FocusDecomposition
-from analysis.inside.walkthrough_contexts import Guidance
+from analysis.inside.twins import Twin, count_text
+from analysis.inside.walkthrough import plan_of
 from analysis.results.figures import (
     COLORS,
     HEAT,
@@ -100,8 +98,8 @@ def _box(axes: Axes, x: float, y: float, name: str, count: int, color: str) -> N
 
 
 @styled
-def noise_schedule(table: ScheduleTable) -> Chart:
-    """Factors of signal and noise over time, their ratio, and the timesteps that are visited."""
+def noise_schedule(table: Twin) -> Chart:
+    """Factors of signal and noise, their ratio, and the timesteps visited, of `schedule_table`."""
     figure, ((left, right),) = new_figure(1, 2, 8, 3)
     t = list(range(len(table.beta)))
     for i, (name, values) in enumerate(
@@ -132,8 +130,8 @@ def noise_schedule(table: ScheduleTable) -> Chart:
 
 
 @styled
-def guidance_over_time(shown: Guidance) -> Chart:
-    """Lengths of the noise predictions and angles between them; bands span the batch."""
+def guidance_over_time(shown: Twin) -> Chart:
+    """Lengths and angles of noise predictions, of `guidance_vectors`; bands span the batch."""
     figure, ((left, right),) = new_figure(1, 2, 8, 3)
     lengths = {
         "conditional": shown.cond,
@@ -292,8 +290,8 @@ def attention_heatmaps(picture: Image.Image, maps: Mapping[str, Tensor]) -> Char
 
 
 @styled
-def focus_spectrum(shown: FocusDecomposition) -> Chart:
-    """Share of variance and gain of each principal component, and how strong each band is."""
+def focus_spectrum(shown: Twin) -> Chart:
+    """Variance and gain of each component, norms of bands, of `focus_decomposition`."""
     figure, ((left, right),) = new_figure(1, 2, 8, 3)
     index = list(range(len(shown.gain)))
     draw_series(left, index, shown.share.T, 0, "share of variance")

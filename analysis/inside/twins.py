@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -28,25 +29,29 @@ def agree(what: str, twin: Tensor, lib: Tensor, tolerance: float | None = None) 
         raise AssertionError(f"{what}: off by {off:.3g} where values reach {size:.3g}")
 
 
-class Twin(ABC):
-    """What a twin returns: a notebook shows it as a table."""
+class Twin(SimpleNamespace):
+    """What a twin returns: all that it computed, by name; a notebook shows it as a table.
 
-    @abstractmethod
-    def rows(self) -> list[dict[str, Any]]:
-        """Lines of the table: column -> text, number, or tensor of one number a sample."""
+    Args:
+        rows: lines of the table: column -> text, number, or tensor of one number a sample, of which
+            the mean is shown.
+        title: what stands above the table.
+        computed: name -> value.
+    """
 
-    def title(self) -> str:
-        """What stands above the table."""
-        return ""
+    def __init__(self, rows: Sequence[Mapping[str, Any]], title: str = "", **computed: Any) -> None:
+        super().__init__(**computed)
+        means = [
+            {k: v.double().mean().item() if isinstance(v, Tensor) else v for k, v in row.items()}
+            for row in rows
+        ]
+        self._table = html_table(means, title)
+
+    def __repr__(self) -> str:
+        return f"Twin({', '.join(name for name in vars(self) if name != '_table')})"
 
     def _repr_html_(self) -> str:
-        rows = [{name: _number(value) for name, value in row.items()} for row in self.rows()]
-        return html_table(rows, self.title())
-
-
-def _number(value: Any) -> Any:
-    """Of a batch, the mean."""
-    return value.double().mean().item() if isinstance(value, Tensor) else value
+        return self._table
 
 
 def root_mean_square(x: Tensor) -> float:

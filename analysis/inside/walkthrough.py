@@ -3,7 +3,7 @@
 A twin takes what the library's function takes, computes the same by its own means, *asserts that
 both agree*, and returns all intermediate results, which a notebook shows as a table. So what is
 shown of the inside is true of the model that runs, and a formula printed here cannot drift from the
-code. Those of contexts and codes stand in `walkthrough_contexts` and `walkthrough_codes`.
+code. Those of contexts and codes stand in `walkthrough_codes`.
 
 | twin | of | shows |
 |---|---|---|
@@ -20,23 +20,24 @@ code. Those of contexts and codes stand in `walkthrough_contexts` and `walkthrou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from analysis.inside.twins import Twin, agree, count_text, root_mean_square
 from analysis.inside.walkthrough_codes import (
     context_encoding,
     focus_decomposition,
+    mixing_layer_by_layer,
     optimus_entrances,
 )
-from analysis.inside.walkthrough_contexts import guidance_vectors, mixing_layer_by_layer
 from lib.config import FLOWS
-from lib.model import Context, VersatileDiffusion
+from lib.guidance import guided
+from lib.model import Context, Mix, VersatileDiffusion
 from lib.noise import SampleNoise
-from lib.sampler import ddim
+from lib.sampler import Eps, ddim
 from lib.unet import PlanStep
 
 __all__ = [
@@ -51,11 +52,7 @@ __all__ = [
 ]
 
 
-# ---------------------------------------------------------------------- the plan
-
-
-@dataclass(frozen=True)
-class PlanRow:
+class PlanRow(NamedTuple):
     """One step of a flow.
 
     Attributes:
@@ -71,49 +68,8 @@ class PlanRow:
     flows: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class FlowPlan(Twin):
-    """A flow as the list of its steps.
-
-    Attributes:
-        flow: its name.
-        steps: in running order, the time embedding first.
-        parameters: component -> count; the time embedding is shared, the two columns are swapped.
-    """
-
-    flow: str
-    steps: tuple[PlanRow, ...]
-    parameters: dict[str, int]
-
-    @property
-    def total(self) -> int:
-        """Parameters of the flow's diffuser (encoders and decoders not counted)."""
-        return sum(self.parameters.values())
-
-    def title(self) -> str:
-        """How much is shared, how much swapped in."""
-        shared, *swapped = map(count_text, self.parameters.values())
-        return f"{self.flow}: {shared} shared by all flows, {' + '.join(swapped)} swapped in"
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A line a step."""
-        return [
-            {
-                "step": row.step.op,
-                "weights of": row.component or "",
-                "level": str(row.step.level) if row.step.level >= 0 else "",
-                "width": f"{row.step.width_in or 'latent'} > {row.step.width_out or 'latent'}"
-                if row.component
-                else "",
-                "parameters": count_text(row.parameters) if row.component else "",
-                "used by": " ".join(row.flows),
-            }
-            for row in self.steps
-        ]
-
-
 @torch.no_grad()
-def plan_of(vd: VersatileDiffusion, flow: str) -> FlowPlan:
+def plan_of(vd: VersatileDiffusion, flow: str) -> Twin:
     """The steps of a flow with the parameters each uses, checked against a run.
 
     The network is run once on zeros while hooks write down which block really comes when, on maps
@@ -123,6 +79,11 @@ def plan_of(vd: VersatileDiffusion, flow: str) -> FlowPlan:
         vd: a model with that flow's columns.
         flow: one of `lib.config.FLOWS`.
 
+    Returns:
+        steps: a `PlanRow` each, in running order, the time embedding first.
+        parameters: component -> count; the time embedding is shared, the two columns are swapped.
+        total: parameters of the flow's diffuser (encoders and decoders not counted).
+
     Raises:
         ValueError: there is no such flow.
         AssertionError: the run and the plan differ.
@@ -130,41 +91,32 @@ def plan_of(vd: VersatileDiffusion, flow: str) -> FlowPlan:
     if flow not in FLOWS:
         raise ValueError(f"There is no flow {flow!r}: choose from {', '.join(FLOWS)}.")
     data, context = FLOWS[flow]
-    names = time_name, data_name, context_name = (
-        "time_embed",
-        f"{data}_data",
-        f"{context}_context",
-    )
+    names = time_name, data_name, context_name = "time_embed", f"{data}_data", f"{context}_context"
     vd.require(*names)
-    time, data_column, context_column = (vd.component(name) for name in names)
     users = {
         None: (),
         time_name: tuple(FLOWS),
         data_name: tuple(f for f, kinds in FLOWS.items() if kinds[0] == data),
         context_name: tuple(f for f, kinds in FLOWS.items() if kinds[1] == context),
     }
+    blocks = {
+        data_name: vd.component(data_name).data_blocks,
+        context_name: vd.component(context_name).context_blocks,
+    }
     width = vd.spec.unet.model_channels
     first = PlanStep("time", -1, -1, width, 4 * width)
-    blocks: list[tuple[PlanStep, str | None, nn.Module | None]] = [(first, time_name, time)]
+    steps = [PlanRow(first, time_name, _count(vd.time_embed), users[time_name])]
     for step in vd.plan:
-        if step.op == "context":
-            blocks.append((step, context_name, context_column.context_blocks[step.index]))
-        elif step.index >= 0:
-            blocks.append((step, data_name, data_column.data_blocks[step.index]))
-        else:
-            blocks.append((step, None, None))
-    rows = [PlanRow(step, name, _count(block), users[name]) for step, name, block in blocks]
+        name = context_name if step.op == "context" else data_name if step.index >= 0 else None
+        count = _count(blocks[name][step.index]) if name else 0
+        steps.append(PlanRow(step, name, count, users[name]))
 
     x = torch.zeros(1, *vd.latent_shape(data), device=vd.device)
+    channels = x.shape[1]  # what the plan leaves open, at either end
     planned = [
-        (
-            row.component,
-            row.step.index,
-            x.shape[1] if row.step.op == "in" else row.step.width_in,
-            x.shape[1] if row.step.op == "out" else row.step.width_out,
-        )
-        for row in rows[1:]
-        if row.component is not None
+        (name, step.index, step.width_in or channels, step.width_out or channels)
+        for step, name, *_ in steps[1:]
+        if name is not None
     ]
     ran: list[tuple[str, int, int, int]] = []
     handles = [
@@ -183,57 +135,54 @@ def plan_of(vd: VersatileDiffusion, flow: str) -> FlowPlan:
             handle.remove()
     if ran != planned:
         raise AssertionError(f"{flow} ran {ran}, the plan says {planned}")
-    parameters = {name: sum(r.parameters for r in rows if r.component == name) for name in names}
+    parameters = {name: sum(r.parameters for r in steps if r.component == name) for name in names}
     for name, count in parameters.items():
         if count != _count(vd.component(name)):
             raise AssertionError(f"{name}: {count} parameters in steps, not all that it has")
-    return FlowPlan(flow, tuple(rows), parameters)
+    shared, *swapped = map(count_text, parameters.values())
+    return Twin(
+        [_plan_line(row) for row in steps],
+        f"{flow}: {shared} shared by all flows, {' + '.join(swapped)} swapped in",
+        steps=steps,
+        parameters=parameters,
+        total=sum(parameters.values()),
+    )
 
 
-def _count(module: nn.Module | None) -> int:
-    return 0 if module is None else sum(p.numel() for p in module.parameters())
+def _plan_line(row: PlanRow) -> dict[str, str]:
+    step = row.step
+    width = f"{step.width_in or 'latent'} > {step.width_out or 'latent'}"
+    return {
+        "step": step.op,
+        "weights of": row.component or "",
+        "level": str(step.level) if step.level >= 0 else "",
+        "width": width if row.component else "",
+        "parameters": count_text(row.parameters) if row.component else "",
+        "used by": " ".join(row.flows),
+    }
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 # ---------------------------------------------------------------------- noise
 
 
-@dataclass(frozen=True, eq=False)
-class ScheduleTable(Twin):
-    """The noise schedule, (T,) float64 each, and a subsequence of it, (S,).
-
-    Attributes:
-        beta: noise added at a timestep.
-        alpha_bar: share of the signal's variance that is left.
-        signal, noise: sqrt(alpha_bar) and sqrt(1 - alpha_bar), the factors of x_0 and eps in x_t.
-        log_snr: log(alpha_bar / (1 - alpha_bar)).
-        timesteps: that a sampler visits, ascending.
-        alpha, alpha_prev: alpha_bar there, and at the timestep denoised to.
-    """
-
-    beta: Tensor
-    alpha_bar: Tensor
-    signal: Tensor
-    noise: Tensor
-    log_snr: Tensor
-    timesteps: list[int]
-    alpha: Tensor
-    alpha_prev: Tensor
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A line for each timestep visited, noisiest first."""
-        names = ("beta", "alpha_bar", "signal", "noise", "log_snr")
-        return [
-            {"t": t, **{name: getattr(self, name)[t] for name in names}}
-            for t in reversed(self.timesteps)
-        ]
-
-
-def schedule_table(vd: VersatileDiffusion, steps: int | None = None) -> ScheduleTable:
+def schedule_table(vd: VersatileDiffusion, steps: int | None = None) -> Twin:
     """`log alpha_bar_t = sum_{s <= t} log(1 - beta_s)`, sqrt(beta) linear in t.
 
     Args:
         vd: any model.
         steps: of the subsequence; None is the model's default.
+
+    Returns:
+        beta: noise added at each of the T timesteps; this and the next four are (T,) float64.
+        alpha_bar: share of the signal's variance that is left.
+        signal, noise: sqrt(alpha_bar) and sqrt(1 - alpha_bar), the factors of x_0 and eps in x_t.
+        log_snr: log(alpha_bar / (1 - alpha_bar)).
+        timesteps: that a sampler visits, ascending.
+        alpha, alpha_prev: (S,) alpha_bar there, and at the timestep denoised to.
 
     Raises:
         AssertionError: `vd.schedule` has other numbers.
@@ -251,57 +200,15 @@ def schedule_table(vd: VersatileDiffusion, steps: int | None = None) -> Schedule
     alpha, alpha_prev = alpha_bar[timesteps], alpha_bar[[0, *timesteps[:-1]]]
     for twin, lib in zip((alpha, alpha_prev), vd.schedule.ddim_alphas(timesteps), strict=True):
         agree("alphas of the subsequence", twin, lib, 1e-10)
-    signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    log_snr = alpha_bar.log() - torch.log1p(-alpha_bar)
-    return ScheduleTable(beta, alpha_bar, signal, noise, log_snr, timesteps, alpha, alpha_prev)
-
-
-@dataclass(frozen=True, eq=False)
-class DDIMStep(Twin):
-    """One step, term by term; tensors are float64 on the CPU.
-
-    Attributes:
-        t, t_prev: from which timestep to which.
-        a, a_prev, sigma: alpha_bar at both, and the size of fresh noise.
-        x, eps: the latent at t, and its predicted noise.
-        x0: (x - sqrt(1 - a) eps) / sqrt(a), the estimate of the clean latent.
-        towards: sqrt(a_prev) x0.
-        direction: sqrt(1 - a_prev - sigma^2) eps, the noise that is still in.
-        fresh: sigma z.
-        x_prev: towards + direction + fresh.
-    """
-
-    t: int
-    t_prev: int
-    a: float
-    a_prev: float
-    sigma: float
-    x: Tensor
-    eps: Tensor
-    x0: Tensor
-    towards: Tensor
-    direction: Tensor
-    fresh: Tensor
-    x_prev: Tensor
-
-    def title(self) -> str:
-        """From where to where."""
-        return f"t = {self.t}, alpha_bar {self.a:.4f}, to t' = {self.t_prev}, {self.a_prev:.4f}"
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A line a term: how long it is."""
-        terms = {
-            "x_t": self.x,
-            "eps": self.eps,
-            "x_0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar)": self.x0,
-            "sqrt(alpha_bar') x_0": self.towards,
-            "sqrt(1 - alpha_bar' - sigma^2) eps": self.direction,
-            "sigma z": self.fresh,
-            "their sum, x_t'": self.x_prev,
-        }
-        return [
-            {"term": k, "norm / root of dimension": root_mean_square(v)} for k, v in terms.items()
-        ]
+    columns = {
+        "beta": beta,
+        "alpha_bar": alpha_bar,
+        "signal": alpha_bar.sqrt(),
+        "noise": (1 - alpha_bar).sqrt(),
+        "log_snr": alpha_bar.log() - torch.log1p(-alpha_bar),
+    }
+    rows = [{"t": t, **{k: v[t] for k, v in columns.items()}} for t in reversed(timesteps)]
+    return Twin(rows, **columns, timesteps=timesteps, alpha=alpha, alpha_prev=alpha_prev)
 
 
 def ddim_step(
@@ -311,7 +218,7 @@ def ddim_step(
     timesteps: Sequence[int],
     eta: float = 0.0,
     seeds: Sequence[int] = (),
-) -> DDIMStep:
+) -> Twin:
     """The step from the last timestep of a subsequence to the one before it, in float64.
 
     Args:
@@ -321,6 +228,16 @@ def ddim_step(
         timesteps: ascending; cut it to look at an earlier step.
         eta: share of fresh noise.
         seeds: one a sample, for eta > 0.
+
+    Returns:
+        t, t_prev: from which timestep to which.
+        a, a_prev, sigma: alpha_bar at both, and the size of fresh noise.
+        x, eps: the latent at t, and its predicted noise; tensors are float64 on the CPU.
+        x0: (x - sqrt(1 - a) eps) / sqrt(a), the estimate of the clean latent.
+        towards: sqrt(a_prev) x0.
+        direction: sqrt(1 - a_prev - sigma^2) eps, the noise that is still in.
+        fresh: sigma z.
+        x_prev: towards + direction + fresh.
 
     Raises:
         AssertionError: `lib.sampler.ddim` goes elsewhere.
@@ -337,4 +254,97 @@ def ddim_step(
     x_prev = towards + direction + fresh
     agree("x0", x0, lib.x0)
     agree("x_prev", x_prev, lib.x)
-    return DDIMStep(t, t_prev, a, a_prev, sigma, x, e, x0, towards, direction, fresh, x_prev)
+    terms = {
+        "x_t": x,
+        "eps": e,
+        "x_0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar)": x0,
+        "sqrt(alpha_bar') x_0": towards,
+        "sqrt(1 - alpha_bar' - sigma^2) eps": direction,
+        "sigma z": fresh,
+        "their sum, x_t'": x_prev,
+    }
+    return Twin(
+        [{"term": k, "norm / root of dimension": root_mean_square(v)} for k, v in terms.items()],
+        f"t = {t}, alpha_bar {a:.4f}, to t' = {t_prev}, {a_prev:.4f}",
+        t=t, t_prev=t_prev, a=a, a_prev=a_prev, sigma=sigma, x=x, eps=e, x0=x0, towards=towards,
+        direction=direction, fresh=fresh, x_prev=x_prev,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------- guidance
+
+
+@torch.no_grad()
+def guidance_vectors(
+    vd: VersatileDiffusion,
+    contexts: Mix,
+    data: str,
+    scale: float,
+    x: Tensor,
+    timesteps: Sequence[int] | None = None,
+    nulls: Sequence[Context] | None = None,
+) -> Twin:
+    """Sample with guidance, and keep what the conditional and the null branch say at every step.
+
+        eps = (1 - s) eps_null + s eps_cond
+
+    Args:
+        vd: the model.
+        contexts: what conditions, with weights.
+        data: "image" or "text": what is generated.
+        scale: s; not 0 or 1, where only one branch is run.
+        x: (B, ...) initial noise.
+        timesteps: None is the model's default number of steps.
+        nulls: what to guide away from; None is `vd.null_context`.
+
+    Returns:
+        t: timesteps, (S,), noisiest first.
+        scale: s.
+        cond, null, difference, guided: (S, B) Euclidean norms of the predictions per root of the
+            dimension (a standard normal vector has 1).
+        angle: (S, B) between cond and null, in degrees.
+        turn: (S, B) between cond and guided, in degrees: what guidance adds.
+        steps: what the sampler yielded.
+
+    Raises:
+        ValueError: scale is 0 or 1.
+        AssertionError: the library's guided prediction differs.
+    """
+    if scale in (0, 1):
+        raise ValueError(f"scale is {scale}: with 0 or 1 there is one branch and nothing to see.")
+    timesteps = timesteps or vd.schedule.timesteps(vd.spec.steps)
+    against = nulls or [vd.null_context(c.kind, data, len(c)) for c, _ in contexts]
+    weighted = [(null, weight) for null, (_, weight) in zip(against, contexts, strict=True)]
+    said: dict[str, Tensor] = {}
+
+    def branch(name: str, mix: Mix) -> Eps:
+        def eps(x_t: Tensor, t: int) -> Tensor:
+            said[name] = vd.eps(x_t, t, mix)
+            return said[name]
+
+        return eps
+
+    x = x.to(vd.device, torch.float32)
+    first = vd.guided(contexts, data, scale, nulls)(x, timesteps[-1])
+    both = guided(branch("cond", contexts), branch("null", weighted), scale)
+    steps, rows = [], []
+    for step in ddim(both, x, vd.schedule, timesteps):
+        cond, null = (said[name].cpu().double().flatten(1) for name in ("cond", "null"))
+        eps = (1 - scale) * null + scale * cond
+        agree(f"guided eps at t = {step.t}", eps, step.eps.flatten(1))
+        root = cond.shape[1] ** 0.5
+        norms = [v.norm(dim=1) / root for v in (cond, null, cond - null, eps)]
+        rows.append([*norms, _degrees(cond, null), _degrees(cond, eps)])
+        steps.append(step)
+    agree("first guided eps", steps[0].eps, first)
+    names = ("cond", "null", "difference", "guided", "angle", "turn")
+    columns = dict(zip(names, map(torch.stack, zip(*rows, strict=True)), strict=True))
+    t = [step.t for step in steps]
+    lines = [{"t": at, **{k: v[i] for k, v in columns.items()}} for i, at in enumerate(t)]
+    return Twin(lines, t=t, scale=scale, steps=steps, **columns)
+
+
+def _degrees(a: Tensor, b: Tensor) -> Tensor:
+    """Angle between vectors, exact also where it is small (Kahan): (B, n), (B, n) -> (B,)."""
+    a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
+    return torch.rad2deg(2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1)))

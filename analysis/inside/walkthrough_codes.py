@@ -1,4 +1,4 @@
-"""Show-your-work twins of codes: CLIP's contexts, what focus does to them, Optimus' latent.
+"""Show-your-work twins of contexts and codes: mixing, CLIP's contexts, focus, Optimus' latent.
 
 See `analysis.inside.walkthrough`, which has all twins under one name.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
@@ -18,48 +18,92 @@ from transformers import DynamicCache
 from analysis.inside.twins import Twin, agree
 from analysis.modes.focus import RELEASED, Bands, focus_tokens
 from lib.clip import preprocess_images
-from lib.model import VersatileDiffusion
+from lib.model import Mix, VersatileDiffusion
 from lib.optimus import CACHE
 
 ENTRANCES = ("both", "prefix", "embedding", "neither")
 
-# ---------------------------------------------------------------------- contexts
+# ---------------------------------------------------------------------- mixing
 
 
-@dataclass(frozen=True, eq=False)
-class ContextEncoding(Twin):
-    """A context before and after its normalisation.
+@torch.no_grad()
+def mixing_layer_by_layer(vd: VersatileDiffusion, x: Tensor, t: int, contexts: Mix) -> Twin:
+    """Run the plan by hand and look at every context layer.
 
-    Attributes:
-        kind: "text" or "image".
-        before: (B, N, D) projected tokens, W h.
-        pooled: (B, D) the one that CLIP compares: at the end of the text, or the class token.
-        divisor: (B,) its length.
-        after: (B, N, D) the context, before / divisor.
-        norms_before, norms_after: (B, N) lengths of the tokens.
+        h + sum_k w_k (layer_k(h, c_k) - h)  =  sum_k w_k layer_k(h, c_k),   sum_k w_k = 1
+
+    The left side is how it is computed here, the right side how the library does.
+
+    Args:
+        vd: the model.
+        x: (B, C, h, w) or (B, D) noisy latent.
+        t: its timestep.
+        contexts: what conditions, with weights.
+
+    Returns:
+        layers: in running order, each with
+            layer, level: its number, and its level of the plan, 0 the finest;
+            weights: (K,) normalised;
+            map_norm: (B,) norm of the map h before it;
+            change_norms: (K, B) norms of layer_k(h, c_k) - h, before weighting;
+            mixed_norm: (B,) norm of the mixed change;
+            cosine: (K, K, B) between the contexts' changes: 1 where they pull the same way.
+        eps: the prediction, like x.
+
+    Raises:
+        ValueError: as `vd.eps`.
+        AssertionError: `vd.eps` predicts something else.
     """
+    lib = vd.eps(x, t, contexts)
+    data = vd.component("image_data" if x.ndim == 4 else "text_data")
+    columns = [vd.component(f"{context.kind}_context") for context, _ in contexts]
+    tokens = [context.tokens.to(x.device, vd.dtype) for context, _ in contexts]
+    weights = torch.tensor([float(weight) for _, weight in contexts], dtype=torch.float64)
+    weights = weights / weights.sum()
+    emb = vd.time_embed(torch.full((len(x),), t, device=x.device))
 
-    kind: str
-    before: Tensor
-    pooled: Tensor
-    divisor: Tensor
-    after: Tensor
-    norms_before: Tensor
-    norms_after: Tensor
+    h, skips, layers = x.to(vd.dtype), [], []
+    for step in vd.plan:
+        if step.op == "save":
+            skips.append(h)
+        elif step.op == "load":
+            h = torch.cat([h, skips.pop()], dim=1)
+        elif step.op != "context":
+            h = data(step.index, h, emb)
+        else:
+            pairs = zip(columns, tokens, strict=True)
+            changes = torch.stack([column(step.index, h, c) - h for column, c in pairs])
+            mixed = torch.einsum("k,k...->...", weights.to(changes), changes)
+            flat = changes.cpu().double().flatten(2)  #                        (K, B, C H W)
+            layers.append(
+                SimpleNamespace(
+                    layer=step.index,
+                    level=step.level,
+                    weights=weights,
+                    map_norm=h.cpu().double().flatten(1).norm(dim=1),
+                    change_norms=flat.norm(dim=2),
+                    mixed_norm=mixed.cpu().double().flatten(1).norm(dim=1),
+                    cosine=F.cosine_similarity(flat[:, None], flat[None], dim=3),
+                )
+            )
+            h = h + mixed
+    agree("eps under mixed contexts", h.to(x.dtype), lib)
+    changed = [f"change by {context.kind} {k}" for k, (context, _) in enumerate(contexts)]
+    rows = [
+        {
+            "layer": at.layer,
+            "level": at.level,
+            "norm of the map": at.map_norm,
+            **dict(zip(changed, at.change_norms, strict=True)),
+            "mixed change": at.mixed_norm,
+            **({"cosine": at.cosine[0, 1]} if len(contexts) > 1 else {}),
+        }
+        for at in layers
+    ]
+    return Twin(rows, layers=layers, eps=h.to(x.dtype))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A line a sample."""
-        return [
-            {
-                "context": self.kind,
-                "tokens": norms.shape[0],
-                "width": self.after.shape[2],
-                "divided by": divisor,
-                "shortest": norms.min(),
-                "longest": norms.max(),
-            }
-            for divisor, norms in zip(self.divisor, self.norms_after, strict=True)
-        ]
+
+# ---------------------------------------------------------------------- contexts
 
 
 @torch.no_grad()
@@ -67,7 +111,7 @@ def context_encoding(
     vd: VersatileDiffusion,
     texts: Sequence[str] | None = None,
     images: Sequence[Image.Image] | Tensor | None = None,
-) -> ContextEncoding:
+) -> Twin:
     """How texts, or pictures, become contexts.
 
         context = W h / |W h_pooled|
@@ -79,6 +123,13 @@ def context_encoding(
     Args:
         vd: a model with the CLIP tower of that kind.
         texts, images: one of the two.
+
+    Returns:
+        before: (B, N, D) projected tokens, W h.
+        pooled: (B, D) the one that CLIP compares: at the end of the text, or the class token.
+        divisor: (B,) its length.
+        after: (B, N, D) the context, before / divisor.
+        norms_before, norms_after: (B, N) lengths of the tokens.
 
     Raises:
         ValueError: both or neither are given.
@@ -104,47 +155,25 @@ def context_encoding(
     divisor = pooled.float().pow(2).sum(dim=-1).sqrt()
     after = before / divisor[:, None, None].to(before)
     agree(f"{kind} context", after, lib)
-    norms = [x.float().norm(dim=-1) for x in (before, after)]
-    return ContextEncoding(kind, before, pooled, divisor, after, *norms)
+    norms_before, norms_after = (x.float().norm(dim=-1) for x in (before, after))
+    rows = [
+        {
+            "context": kind,
+            "tokens": len(lengths),
+            "width": after.shape[2],
+            "divided by": by,
+            "shortest": lengths.min(),
+            "longest": lengths.max(),
+        }
+        for by, lengths in zip(divisor, norms_after, strict=True)
+    ]
+    return Twin(
+        rows, before=before, pooled=pooled, divisor=divisor, after=after,
+        norms_before=norms_before, norms_after=norms_after,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------- focus
-
-
-@dataclass(frozen=True, eq=False)
-class FocusDecomposition(Twin):
-    """What focus takes apart and how it puts it together again.
-
-    Attributes:
-        level: of focus.
-        spectrum: (B, R) singular values of the centred tokens, R = min(N, D).
-        share: (B, R) of their variance, sums to 1.
-        gain: (R,) what each component is multiplied by.
-        bands: "mean", then numbers of components such as "0-1", "2-4", "5-19", and "rest" ->
-            (B, N, D); they sum to the tokens. Semantics (level < 1/2) weakens the first of them;
-            style (> 1/2) weakens the last and drops the rest; the mean and what lies between stay.
-        rescale: (B,) factor that brings back the standard deviation.
-        out: (B, N, D) what `focus_tokens` returns.
-    """
-
-    level: float
-    spectrum: Tensor
-    share: Tensor
-    gain: Tensor
-    bands: dict[str, Tensor]
-    rescale: Tensor
-    out: Tensor
-
-    def title(self) -> str:
-        """At which level."""
-        return f"focus {self.level:g}"
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A line a band, means over the batch."""
-        return [
-            {"components": name, "norm": band.flatten(1).norm(dim=1)}
-            for name, band in self.bands.items()
-        ]
 
 
 def focus_gain(level: float, count: int, bands: Bands = RELEASED) -> Tensor:
@@ -170,9 +199,7 @@ def focus_gain(level: float, count: int, bands: Bands = RELEASED) -> Tensor:
 
 
 @torch.no_grad()
-def focus_decomposition(
-    tokens: Tensor, level: float = 0.5, parts: Bands = RELEASED
-) -> FocusDecomposition:
+def focus_decomposition(tokens: Tensor, level: float = 0.5, parts: Bands = RELEASED) -> Twin:
     """Focus by projectors instead of a singular value decomposition.
 
         X - mean = sum_i s_i u_i v_i^T,   and   s_i v_i^T = u_i^T (X - mean),
@@ -184,6 +211,17 @@ def focus_decomposition(
         tokens: (B, N, D) local tokens (an image context without its class token).
         level: 0 (semantics) ... 0.5 ... 1 (style).
         parts: which components fade (`analysis.modes.focus.bands_of` a model).
+
+    Returns:
+        level: as given.
+        spectrum: (B, R) singular values of the centred tokens, R = min(N, D).
+        share: (B, R) of their variance, sums to 1.
+        gain: (R,) what each component is multiplied by.
+        bands: "mean", then numbers of components such as "0-1", "2-4", "5-19", and "rest" ->
+            (B, N, D); they sum to the tokens. Semantics (level < 1/2) weakens the first of them;
+            style (> 1/2) weakens the last and drops the rest; the mean and what lies between stay.
+        rescale: (B,) factor that brings back the standard deviation.
+        out: (B, N, D) what `focus_tokens` returns.
 
     Raises:
         AssertionError: `focus_tokens` gives something else.
@@ -210,46 +248,20 @@ def focus_decomposition(
     out = out * rescale[:, None, None]
     agree("focus", out, lib, 1e-3 if tokens.dtype == torch.float32 else None)
     share = values / values.sum(dim=-1, keepdim=True).clamp(min=1e-30)
-    return FocusDecomposition(level, values.sqrt(), share, gain, bands, rescale, out)
+    rows = [{"components": k, "norm": band.flatten(1).norm(dim=1)} for k, band in bands.items()]
+    return Twin(
+        rows, f"focus {level:g}", level=level, spectrum=values.sqrt(), share=share, gain=gain,
+        bands=bands, rescale=rescale, out=out,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------- Optimus
 
 
-@dataclass(frozen=True, eq=False)
-class OptimusEntrances(Twin):
-    """GPT-2's predictions with the latent coming in by both, one or none of its entrances.
-
-    Attributes:
-        texts: what was scored.
-        ids: (B, L) tokens, <BOS> first.
-        z: (B, latent), not scaled.
-        logits: "both", "prefix" (only), "embedding" (only), "neither" -> (B, L, vocab).
-        log_likelihood: the same names -> (B,) mean log p of the text's tokens after <BOS>.
-    """
-
-    texts: list[str]
-    ids: Tensor
-    z: Tensor
-    logits: dict[str, Tensor]
-    log_likelihood: dict[str, Tensor]
-
-    def title(self) -> str:
-        """What the numbers are."""
-        return "mean log-likelihood of a token, by the latent's entrances"
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A line a text."""
-        return [
-            {"text": text, **{name: values[k] for name, values in self.log_likelihood.items()}}
-            for k, text in enumerate(self.texts)
-        ]
-
-
 @torch.no_grad()
 def optimus_entrances(
     vd: VersatileDiffusion, texts: Sequence[str], latents: Tensor | None = None
-) -> OptimusEntrances:
+) -> Twin:
     """What each of the two entrances of the latent z into GPT-2 tells it.
 
         embedding   inputs = wte(ids) + linear_emb(z)             a bias on every token
@@ -259,6 +271,12 @@ def optimus_entrances(
         vd: a model with the text VAE.
         texts: read by the encoder, and scored.
         latents: (B, latent) scaled latents to decode instead of the texts' own.
+
+    Returns:
+        ids: (B, L) tokens, <BOS> first.
+        z: (B, latent), not scaled.
+        logits: "both", "prefix" (only), "embedding" (only), "neither" -> (B, L, vocab).
+        log_likelihood: the same names -> (B,) mean log p of the text's tokens after <BOS>.
 
     Raises:
         AssertionError: `vd.text_decoder` gives something else with both.
@@ -290,4 +308,9 @@ def optimus_entrances(
     for name, values in logits.items():
         log_p = values[:, :-1].cpu().double().log_softmax(-1).gather(-1, target[..., None])[..., 0]
         likelihood[name] = (log_p * counts).sum(dim=1) / counts.sum(dim=1)
-    return OptimusEntrances(list(texts), ids, z, logits, likelihood)
+    rows = [
+        {"text": text, **{name: values[k] for name, values in likelihood.items()}}
+        for k, text in enumerate(texts)
+    ]
+    title = "mean log-likelihood of a token, by the latent's entrances"
+    return Twin(rows, title, ids=ids, z=z, logits=logits, log_likelihood=likelihood)

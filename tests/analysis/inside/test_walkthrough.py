@@ -8,7 +8,6 @@ import torch
 
 import analysis.inside.walkthrough as walkthrough
 import analysis.inside.walkthrough_codes as codes
-import analysis.inside.walkthrough_contexts as contexts_twins
 from analysis.inside.twins import agree, count_text
 from analysis.modes.focus import Bands, focus_tokens
 from lib.config import FLOWS
@@ -147,7 +146,7 @@ def test_guidance_vectors_notice_another_formula(vd, text, monkeypatch):
     def without_scale(cond, null, scale):
         return lambda x, t: 2 * cond(x, t) - null(x, t)
 
-    monkeypatch.setattr(contexts_twins, "guided", without_scale)
+    monkeypatch.setattr(walkthrough, "guided", without_scale)
     with pytest.raises(AssertionError, match="guided eps"):
         walkthrough.guidance_vectors(vd, [(text, 1.0)], "image", 3.0, x, [500])
 
