@@ -68,6 +68,21 @@ def replacing() -> Iterator[Callable[[Path], Path]]:
 
 
 @contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """One process at a time, the others wait: what is read there is what is changed.
+
+    Args:
+        path: of what is changed, a folder or a file; a lock lies beside it.
+    """
+    from filelock import FileLock  # only who trains pays for the import
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield
+
+
+@contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, for `put`; what is there at the end of the block goes."""
     path.parent.mkdir(parents=True, exist_ok=True)

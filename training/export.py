@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from lib.checkpoints import save
 from lib.config import ModelSpec
-from lib.files import write_atomic
+from lib.files import alone, write_atomic
 from lib.model import VersatileDiffusion
 from training import parallel
 
@@ -60,15 +57,6 @@ def settle(folder: Path, spec: ModelSpec) -> None:
         path = Path(folder) / "config.json"
         if not path.exists():
             write_atomic(path, json.dumps(spec.to_dict(), indent=2) + "\n")
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One process at a time writes a model folder: what it reads there is what it changes."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        yield
 
 
 def record(stage: Stage, measured: dict[str, float], seconds: float) -> None:

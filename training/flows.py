@@ -26,11 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from lib.config import COMPONENTS, FLOWS, ModelSpec
+from lib.files import alone
 from lib.fingerprints import fingerprint
 from lib.model import Context, VersatileDiffusion
 from lib.unet import ContextColumn, DataColumn, TimeEmbed
 from training.cache import CAPTIONS, ENCODERS, REPLIES, VIEWS, Cache, taken
-from training.export import alone, export, record
+from training.export import export, record
 from training.lora import adapt, adapters, save_adapters
 from training.stage import Recipe, Stage
 

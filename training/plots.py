@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from lib.files import replacing
+
 
 def plot_losses(log: Path, out: Path) -> None:
-    """Draw every number of a `log.jsonl` over the steps, one panel each, into a PNG."""
+    """Draw every number of a `log.jsonl` over the steps, one panel each, into a PNG.
+
+    One that is newer than the log stays.
+    """
+    if out.exists() and out.stat().st_mtime >= log.stat().st_mtime:
+        return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -22,4 +29,5 @@ def plot_losses(log: Path, out: Path) -> None:
         if name != "lr" and min(values) > 0:
             axes.set_yscale("log")
         axes.grid(alpha=0.3)
-    figure.savefig(out, dpi=120)
+    with replacing() as temporary:
+        figure.savefig(temporary(out), dpi=120, format="png")

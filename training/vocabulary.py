@@ -10,7 +10,7 @@ import numpy as np
 
 from data.samples import Samples
 from lib.config import ModelSpec
-from lib.files import replacing
+from lib.files import alone, replacing
 from lib.tokenizers import Tokenizers, load_tokenizers
 from training.tokenizers import train_tokenizers
 
@@ -33,17 +33,9 @@ def vocabulary(
         kept: tokenizers of the model that training begins from; then none are made.
     """
     folder = Path(out) / "tokenizers"
-    if kept is not None and not folder.exists():
-        with replacing() as temporary:
-            shutil.copytree(kept, temporary(folder))
-    if not folder.exists():
-        rng = np.random.default_rng(0)
-        rounds = max(ROUNDS, -(-CORPUS // len(samples)))
-        every = range(len(samples))
-        corpus = [text for _ in range(rounds) for text in samples.captions(every, rng)]
-        corpus += samples.words
-        with replacing() as temporary:
-            train_tokenizers(corpus, temporary(folder), MERGES)
+    with alone(folder):
+        if not folder.exists():
+            _make(folder, samples, kept)
     sizes = load_tokenizers(folder).sizes()
     text = replace(
         spec.clip.text, vocab=sizes["clip.vocab"], bos=sizes["clip.bos"], eos=sizes["clip.eos"]
@@ -56,3 +48,15 @@ def vocabulary(
         ),
     )
     return spec, load_tokenizers(folder, spec)
+
+
+def _make(folder: Path, samples: Samples, kept: Path | None) -> None:
+    with replacing() as temporary:
+        if kept is not None:
+            shutil.copytree(kept, temporary(folder))
+            return
+        rng = np.random.default_rng(0)
+        rounds = max(ROUNDS, -(-CORPUS // len(samples)))
+        every = range(len(samples))
+        corpus = [text for _ in range(rounds) for text in samples.captions(every, rng)]
+        train_tokenizers([*corpus, *samples.words], temporary(folder), MERGES)

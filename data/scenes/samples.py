@@ -35,7 +35,7 @@ from data.scenes.world import (
     sample_scene,
     split,
 )
-from lib.files import replacing
+from lib.files import alone, replacing
 
 log = logging.getLogger(__name__)
 
@@ -178,16 +178,18 @@ def pool(folder: Path, n: int, seed: int = 0) -> SceneSamples:
         "last": scenes[-1].key(),
         "drawing": zlib.crc32(render_pairs(scenes[:64], seed).tobytes()),
     }
-    if target.exists():
-        if json.loads((target / "pool.json").read_text()) == fingerprint:
-            return SceneSamples(scenes, np.load(target / "images.npy", mmap_mode="r"), seed)
-        log.warning("%s holds another world's scenes: rendering again.", target)
-        shutil.rmtree(target)
-    with replacing() as temporary:
-        whole = temporary(target)
-        whole.mkdir()
-        np.save(whole / "images.npy", render_pairs(scenes, seed))
-        (whole / "pool.json").write_text(json.dumps(fingerprint))
+    with alone(target):
+        made = target / "pool.json"
+        known = json.loads(made.read_text()) if made.exists() else None
+        if target.exists() and known != fingerprint:
+            log.warning("%s holds another world's scenes: rendering again.", target)
+            shutil.rmtree(target)
+        if not target.exists():
+            with replacing() as temporary:
+                whole = temporary(target)
+                whole.mkdir()
+                np.save(whole / "images.npy", render_pairs(scenes, seed))
+                (whole / made.name).write_text(json.dumps(fingerprint))
     return SceneSamples(scenes, np.load(target / "images.npy", mmap_mode="r"), seed)
 
 
