@@ -12,6 +12,7 @@ another in, and makes a picture of what they say then and of the first one's sty
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from lib.sampler import Eps, Step
 
 torch, functional = Lazy("torch"), Lazy("torch.nn.functional")
-jobs, sources, sampling, focusing, model, samplers = map(
+jobs, sources, sampling, focusing, model, samplers, noises = map(
     Lazy,
     (
         "analysis.modes.build",
@@ -44,6 +45,7 @@ jobs, sources, sampling, focusing, model, samplers = map(
         "analysis.modes.focus",
         "lib.model",
         "lib.sampler",
+        "lib.noise",
     ),
 )
 
@@ -192,16 +194,28 @@ def latent_edit(
         "the model's own, 10 for the released one, 1 for vd-mini",
         recorded=False,
     ),
+    tries: int = Option(
+        16,
+        Whole(0, 256),
+        "texts that are sampled until one says what to remove; 0: only the arithmetic of vectors, "
+        "as the first release had it",
+    ),
     scale_text: float | None = SCALE_TEXT,
     scale_image: float | None = SCALE_IMAGE,
     request: Request,
 ) -> Job:
     """Take one thing out of what a picture says, and put another in.
 
-        z    = text latent sampled from the picture (the flow i2t)
-        z'   = z - (z . u) u + E(add),   u = E(remove) / ||E(remove)||
+        z    = text latent sampled from the picture (the flow i2t), read as the text c
+        z'   = z + E(c') - E(c),   c' = c with `add` in the place of `remove`
         out  = picture from the text context [tokens of the text of z', tokens of add] and the image
                context [local tokens, their `rank` largest components], mixed (s, 1 - s)
+
+    So the direction is that of the exchange *in this sentence*. A sampled text may call the thing
+    by another word; up to `tries` are sampled, and the first that says `remove` is taken. If none
+    does, or there is nothing to remove, the words are vectors of their own:
+
+        z'   = z - (z . u) u + E(add),   u = E(remove) / ||E(remove)||
 
     The text latents are sampled with `scale_image`, and read as their most likely text. What they
     were read as before and after is in each record under "found".
@@ -234,10 +248,24 @@ def latent_edit(
         began = samples[0].seed - samples[0].row
         whole = range(began, began + settings.n)
         z = say(context, said.draws([sample.seed for sample in samples], whole, vd.device))
+        before = read(z)
         edited = without(z, None if sources.blank(remove) else vd.encode_text([remove]))
         if not sources.blank(add):
             edited = edited + vd.encode_text([add]).to(z)
-        before, captions = read(z), read(edited)
+        for k, sample in enumerate(samples if tries and not sources.blank(remove) else ()):
+            spoken = [before[k]]
+            latents = z[k : k + 1]
+            if exchanged(spoken[0], remove, add) is None and tries > 1:
+                more = noises.SampleNoise([sample.seed + (r << 32) for r in range(1, tries)])
+                latents = torch.cat([latents, say(context[k : k + 1].repeat(tries - 1), more)])
+                spoken += read(latents[1:])
+            for latent, text in zip(latents, spoken, strict=True):
+                after = exchanged(text, remove, add)
+                if after is not None:
+                    apart = vd.encode_text([after]) - vd.encode_text([text])
+                    before[k], edited[k] = text, latent + apart[0].to(z)
+                    break
+        captions = read(edited)
         mix = []
         if strength > 0:
             tokens = vd.text_context([_fitting(vd, caption) for caption in captions]).tokens
@@ -269,6 +297,17 @@ def latent_edit(
         start=shown if shown.items is not None else None,
         uses=("text_data", "text_decoder", "text_encoder", "clip_vision", *text),
     )
+
+
+def exchanged(text: str, remove: str, add: str) -> str | None:
+    """A text with other words in the place of some, or None if it does not say them.
+
+    >>> exchanged("a red circle", "red", "blue")
+    'a blue circle'
+    """
+    words = re.compile(rf"(?<!\w){re.escape(remove.strip())}(?!\w)", re.IGNORECASE)
+    after = " ".join(words.sub(lambda _: add.strip(), text).split())
+    return after if words.search(text) and after else None
 
 
 def without(z: Tensor, direction: Tensor | None) -> Tensor:

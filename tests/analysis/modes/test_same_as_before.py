@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from analysis import modes
-from analysis.modes.latents import decoded
+from analysis.modes.decoding import decoded
 from lib.checkpoints import load
 from lib.model import Context
 
@@ -82,7 +82,7 @@ CASES = {
         [A, "", "a red heart"],
         {"mask": UPPER, "feather": 1, "fidelity": 0.2, "scale": 2.0},
     ),
-    "latent_edit": ("latent_edit", [A, "black", "red"], {"n": 2}),
+    "latent_edit": ("latent_edit", [A, "black", "red"], {"n": 2, "tries": 0}),
 }
 PICTURES = {
     "i2i_color": {"color_match": 0.3},
