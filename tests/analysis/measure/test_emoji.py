@@ -9,12 +9,15 @@ from PIL import Image
 
 from analysis.measure import report
 from analysis.measure.emoji import LEVELS, Emoji
+from analysis.measure.emoji_card import CARD
+from analysis.measure.model_card import card, headline, part_of
 from analysis.measure.protocol import Settings
 from analysis.measure.suite import measure
-from data.emoji import load
+from data.emoji import load, load_artists
 from data.emoji.captions import GROUNDS, LANGUAGES
 from data.emoji.samples import EmojiSamples, concrete
 from lib.images import to_pil
+from lib.specs import VD_EMOJI
 from tests.analysis.known_models import FakeModel
 
 N = 6
@@ -215,3 +218,14 @@ def test_numbers_do_not_depend_on_how_inputs_are_batched(world, drawings, exact,
     few = Settings(n=N, seed=3, flows=("t2t",), suite="emoji", batch=1, steps=2)
     again = measured(world, drawings, Exact(world), tmp_path, few)["measures"]["t2t"]
     assert report.to_json(again) == report.to_json(exact[0]["measures"]["t2t"])
+
+
+def test_the_card_has_a_number_for_every_row(exact):
+    made = {"measures": report.to_json(exact[0]["measures"]), "protocol": exact[0]["protocol"]}
+    for _, what, place in CARD.rows():
+        assert part_of(made, place)["n"] >= 1, what
+    first = headline(made, VD_EMOJI, CARD)
+    assert first.count("| 100.0 % |") == 1 and first.count("| 1.000 |") == 2  # shares of real ones
+    told = card(VD_EMOJI, CARD, {"image_data": (5, 10)}, {}, made)
+    assert "| concept | 100.0 % | 100.0 % | 100.0 % | 100.0 % | 100.0 % |" in told
+    assert all(artist.title in told for artist in load_artists())
