@@ -9,6 +9,7 @@
 A name is imported when it is first used: `import analysis` costs nothing.
 """
 
+# ruff: noqa: F401  editors read the imports below, Python does not
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         text_to_image,
         text_variation,
     )
-    from analysis.modes.batch import make
+    from analysis.modes.job import make
     from analysis.results import Result, read, save
     from analysis.results.figures import save_figure
     from analysis.results.films import save_film
@@ -52,7 +53,7 @@ _ROOMS = {
         "MODES text_to_image image_variation image_to_text text_variation dual_guided describe "
         "focus blend interpolate edit latent_edit encode"
     ),
-    "analysis.modes.batch": "make",
+    "analysis.modes.job": "make",
     "analysis.results": "Result read save",
     "analysis.results.show": "show",
     "analysis.results.figures": "save_figure",
@@ -69,41 +70,7 @@ _ROOMS = {
 
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
-__all__ = [  # noqa: RUF022  in the order in which one meets them
-    "load",
-    "open_picture",
-    "MODES",
-    "text_to_image",
-    "image_variation",
-    "image_to_text",
-    "text_variation",
-    "dual_guided",
-    "describe",
-    "focus",
-    "blend",
-    "interpolate",
-    "edit",
-    "latent_edit",
-    "encode",
-    "make",
-    "Result",
-    "read",
-    "save",
-    "show",
-    "save_figure",
-    "save_film",
-    "plots",
-    "walkthrough",
-    "trace",
-    "heat_maps",
-    "attribute_readability",
-    "caption_folder",
-    "update_index",
-    "find",
-    "as_result",
-    "SampleNoise",
-    "playground",
-]
+__all__ = list(_ROOM_OF)
 
 
 def __getattr__(name: str) -> Any:

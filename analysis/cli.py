@@ -101,7 +101,7 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
         if name == command:
             there = importlib.import_module(module)
             there.add_arguments(sub)
-            sub.set_defaults(run=there.run)
+            sub.set_defaults(run=there.run, modes=tuple(MODES))
     return parser
 
 
@@ -216,7 +216,7 @@ def _refuse_file(word: str) -> None:
 
 def run_job(job: Job, args: argparse.Namespace) -> int:
     """Make a job's samples, save them, and tell: paths, or one JSON document."""
-    from analysis.modes.batch import make
+    from analysis.modes.job import make
     from analysis.results.outputs import save_sheet
 
     saved: list[Saved] = []

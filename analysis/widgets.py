@@ -21,7 +21,12 @@ from analysis.results import OUT, Result, save
 if TYPE_CHECKING:
     from lib.model import VersatileDiffusion
 
-PLAYED = ("t2i", "i2i", "i2t", "t2t", "dual", "describe", "focus", "blend")
+PLAYED = tuple(
+    name
+    for name, mode in MODES.items()
+    if sorted(taken.kind for taken in mode.inputs.values())
+    in (["image"], ["image", "text"], ["text"])
+)
 """Modes in the form: those that take a prompt, a picture, or both."""
 SLIDERS = {"scale": (0, 15), "strength": (0, 1), "focus": (0, 1), "fidelity": (0, 1)}
 """Setting -> from where to where it can be moved."""

@@ -33,7 +33,7 @@ from analysis.folders.caption_formats import FORMATS, Candidate, Captioned, Row,
 from analysis.folders.encoders import TOWERS, own_clip
 from analysis.folders.reading import Unread, disk_errors, is_unchanged, read_json, read_picture
 from analysis.modes import image_to_text
-from analysis.modes.build import default_batch
+from analysis.modes.decoding import default_batch
 from analysis.results.outputs import OUT, VOLATILE, slug
 from data.folders import (
     Broken,

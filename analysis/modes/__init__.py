@@ -2,7 +2,7 @@
 
 # ruff: noqa: I001  the order of these lines is the order of the table
 from analysis.modes.flows import text_to_image, image_variation, image_to_text, text_variation
-from analysis.modes.mix import blend, describe, dual_guided
+from analysis.modes.mix import dual_guided, describe, blend
 from analysis.modes.focus import focus
 from analysis.modes.interpolate import interpolate
 from analysis.modes.edit import edit, latent_edit

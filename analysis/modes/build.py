@@ -13,11 +13,11 @@ from typing import Any
 
 from PIL import Image
 
+from analysis.modes.decoding import check_output, default_batch
 from analysis.modes.job import Job, Tick
-from analysis.modes.nulls import Nulls
 from analysis.modes.options import Settings
-from analysis.modes.sampling import Conditions, Sampling, seeds_of
-from analysis.modes.source import Sample, Source, Start, paired
+from analysis.modes.sampling import Conditions, seeds_of, settled
+from analysis.modes.source import TOWERS, Nulls, Sample, Source, Start, paired
 from analysis.modes.tensors import latents_of
 from lib.config import COMPONENTS
 from lib.model import Mix, VersatileDiffusion
@@ -109,7 +109,7 @@ def build(
     values = [None] if strip is None else list(strip.values)
     by_value = strip is not None and strip.weights is not None
     scales = [strip.scale(v) if strip and strip.scale else scale for v in values]
-    how = [Sampling.of(settings, vd.spec.steps, s) for s in (scales if by_value else scales[:1])]
+    how = [settled(settings, vd.spec, s) for s in (scales if by_value else scales[:1])]
     timesteps = how[0].timesteps(vd.schedule)
 
     seeds = seeds_of(settings.seed, count, settings.n, settings.noise)
@@ -142,11 +142,7 @@ def build(
     latents = None
     if settings.latents is not None:
         latents = latents_of(settings.latents, shape, len(seeds))[[m for m, _ in numbered]]
-    if settings.output == "latents" and finish is not None:
-        raise ValueError(
-            "output is 'latents', but colours are matched on decoded pictures: leave the colour "
-            "match out, or choose the output pil or tensor."
-        )
+    check_output(settings.output, finish is not None)
 
     def mixed(samples: list[Sample]) -> Mix:
         weights = strip.weights(values[samples[0].value]) if by_value else [1.0] * len(sources)
@@ -168,7 +164,7 @@ def build(
     ]
     needed = {"time_embed", f"{data}_data", f"{data}_decoder", *uses}
     needed |= {f"{s.kind}_context" for s in active}
-    needed |= {_TOWER[s.kind] for s in active if s.precomputed is None}
+    needed |= {TOWERS[s.kind] for s in active if s.precomputed is None}
     needed |= nulls.needs(data, [s.kind for s in active], any(h.scale != 1 for h in how))
     if first is not None and first.source is not None:
         needed.add(f"{data}_encoder")
@@ -210,14 +206,3 @@ def build(
         by_value=by_value,
         lead=lead if timesteps else 0,
     )
-
-
-_TOWER = {"image": "clip_vision", "text": "clip_text"}
-
-
-def default_batch(vd: VersatileDiffusion, data: str, shape: Sequence[int] | None = None) -> int:
-    """Samples in memory at a time: 4 pictures of 512 x 512, up to 32 smaller ones or texts."""
-    if data == "text":
-        return 32
-    _, height, width = shape or vd.latent_shape("image")
-    return max(1, min(32, 1024**2 // (height * width * vd.spec.image_vae.factor**2)))

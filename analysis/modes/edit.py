@@ -15,39 +15,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from analysis.modes.focus import bands_of, top_components
+from analysis.modes.heavy import functional, jobs, model, noises, samplers, sampling, sources, torch
 from analysis.modes.kinds import Real, Whole
 from analysis.modes.masks import Mask, MaskFile, check_masks
 from analysis.modes.mix import SCALE_IMAGE, SCALE_TEXT, both_scales, mixed_scale, used_scales
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
-from lib.lazy import Lazy
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from analysis.modes.build import Request
-    from analysis.modes.job import Job, Tick
-    from analysis.modes.sampling import Conditions
-    from analysis.modes.source import Sample
-    from lib.model import Context, VersatileDiffusion
-    from lib.noise import SampleNoise
-    from lib.sampler import Eps, Step
-
-torch, functional = Lazy("torch"), Lazy("torch.nn.functional")
-jobs, sources, sampling, focusing, model, samplers, noises = map(
-    Lazy,
-    (
-        "analysis.modes.build",
-        "analysis.modes.source",
-        "analysis.modes.sampling",
-        "analysis.modes.focus",
-        "lib.model",
-        "lib.sampler",
-        "lib.noise",
-    ),
-)
 
 EDIT_SCALE = 1.0
 """Guidance of `edit`: it leads from source to target, and more than 1 leads beyond the target,
@@ -62,7 +38,7 @@ where red becomes orange, then yellow."""
     without=("n", "sampler", "eta", "latents", "noise", "start"),
 )
 def edit(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     images: Any = Input("image", "pictures or their files", context=False),
     source: Any = Input(
         "text",
@@ -81,8 +57,8 @@ def edit(
     iterations: int = Option(
         4, Whole(1, 100), "predictions a step of the inversion; more are more exact"
     ),
-    request: Request,
-) -> Job:
+    request: jobs.Request,
+) -> jobs.Job:
     """Change what two texts tell apart in a picture, and keep the rest.
 
         x_T = inversion of E(picture) under eps(x, t, source)               (`lib.sampler`)
@@ -114,10 +90,11 @@ def edit(
     count = sources.paired(shown, before, after)
     shape = vd.latent_shape("image", settings.height, settings.width)
     origin = sources.Start(shown)
-    how = sampling.Sampling.of(settings, vd.spec.steps, EDIT_SCALE)
-    timesteps = how.timesteps(vd.schedule)
+    timesteps = sampling.settled(settings, vd.spec, EDIT_SCALE).timesteps(vd.schedule)
 
-    def condition(samples: list[Sample], tick: Tick = lambda: None) -> Conditions:
+    def condition(
+        samples: list[sources.Sample], tick: jobs.Tick = lambda: None
+    ) -> sampling.Conditions:
         x_0 = origin.encode(vd, [sample.input for sample in samples], shape).float()
         if before is None:
             known = vd.null_context("text", "image", len(samples))
@@ -160,12 +137,14 @@ def edit(
     )
 
 
-def _inside(mask: Mask, feather: int, path: list[Step]) -> Callable[[Eps], Eps]:
+def _inside(
+    mask: Mask, feather: int, path: list[samplers.Step]
+) -> Callable[[samplers.Eps], samplers.Eps]:
     """Sample inside the mask; outside, go back the way that the inversion came."""
     led = {step.t: step.eps for step in path}
 
-    def around(eps: Eps) -> Eps:
-        def masked(x: Tensor, t: int) -> Tensor:
+    def around(eps: samplers.Eps) -> samplers.Eps:
+        def masked(x: torch.Tensor, t: int) -> torch.Tensor:
             inside = mask.at(*x.shape[2:], feather).to(x)
             return inside * eps(x, t) + (1 - inside) * led[t]
 
@@ -181,7 +160,7 @@ def _inside(mask: Mask, feather: int, path: list[Step]) -> Callable[[Eps], Eps]:
     example="latent-edit photo.png --remove red --add blue --n 4 --seed 20",
 )
 def latent_edit(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     images: Any = Input("image", "pictures, their files, or their context"),
     remove: str = Input("text", "what to take out", many=False, default="", flag="--remove"),
     add: str = Input("text", "what to put in", many=False, default="", flag="--add"),
@@ -202,8 +181,8 @@ def latent_edit(
     ),
     scale_text: float | None = SCALE_TEXT,
     scale_image: float | None = SCALE_IMAGE,
-    request: Request,
-) -> Job:
+    request: jobs.Request,
+) -> jobs.Job:
     """Take one thing out of what a picture says, and put another in.
 
         z    = text latent sampled from the picture (the flow i2t), read as the text c
@@ -221,7 +200,7 @@ def latent_edit(
     were read as before and after is in each record under "found".
     """
     settings = request.settings
-    rank = focusing.bands_of(vd.spec.name).alone if rank is None else rank
+    rank = bands_of(vd.spec.name).alone if rank is None else rank
     if sources.blank(remove) and sources.blank(add):
         raise ValueError("There is nothing to remove or to add: give at least one of both.")
     for text in (remove, add):
@@ -229,25 +208,25 @@ def latent_edit(
             sources.Source.of(vd, "text", text)  # says what is wrong with it
     shown = sources.Source.of(vd, "image", images, fit=settings.fit)
     both = both_scales(vd, scale_text, scale_image, settings.scale)
-    said = replace(
-        sampling.Sampling.of(settings, vd.spec.steps, both[1]), scale=both[1], fidelity=0.0
-    )
+    said = sampling.settled(replace(settings, scale=None, fidelity=0.0), vd.spec, both[1])
 
-    def say(context: Context, noise: SampleNoise) -> Tensor:
+    def say(context: model.Context, noise: noises.SampleNoise) -> torch.Tensor:
         """Text latents from pictures."""
         conditions = sampling.Conditions([(context, 1.0)])
         for step in sampling.denoise(vd, "text", conditions, noise, said):
             z = step.x
         return z
 
-    def read(z: Tensor) -> list[str]:
+    def read(z: torch.Tensor) -> list[str]:
         return vd.decode_text(z, temperature=0)
 
-    def condition(samples: list[Sample]) -> Conditions:
+    def condition(samples: list[sources.Sample]) -> sampling.Conditions:
         context = shown.context(samples)
         began = samples[0].seed - samples[0].row
         whole = range(began, began + settings.n)
-        z = say(context, said.draws([sample.seed for sample in samples], whole, vd.device))
+        z = say(
+            context, sampling.draws(said, [sample.seed for sample in samples], whole, vd.device)
+        )
         before = read(z)
         edited = without(z, None if sources.blank(remove) else vd.encode_text([remove]))
         if not sources.blank(add):
@@ -273,7 +252,7 @@ def latent_edit(
                 tokens = torch.cat([tokens, vd.text_context([add]).repeat(len(z)).tokens], dim=1)
             mix.append((model.Context("text", tokens), strength))
         if strength < 1:
-            local = focusing.top_components(context.tokens[:, 1:], rank)
+            local = top_components(context.tokens[:, 1:], rank)
             mix.append((model.Context("image", local), 1 - strength))
         notes = [{"caption": a, "edited_caption": b} for a, b in zip(before, captions, strict=True)]
         return sampling.Conditions(mix, notes=notes)
@@ -310,7 +289,7 @@ def exchanged(text: str, remove: str, add: str) -> str | None:
     return after if words.search(text) and after else None
 
 
-def without(z: Tensor, direction: Tensor | None) -> Tensor:
+def without(z: torch.Tensor, direction: torch.Tensor | None) -> torch.Tensor:
     """`z - (z . u) u`, u the unit vector of `direction` (1, D): what is left across it."""
     if direction is None:
         return z
@@ -318,7 +297,7 @@ def without(z: Tensor, direction: Tensor | None) -> Tensor:
     return z - (z * u).sum(dim=-1, keepdim=True) * u
 
 
-def _fitting(vd: VersatileDiffusion, text: str) -> str:
+def _fitting(vd: model.VersatileDiffusion, text: str) -> str:
     """As many of a text's first words as the context encoder reads."""
     words = text.split()
     while words:

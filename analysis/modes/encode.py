@@ -9,30 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from analysis.modes.heavy import fingerprints, jobs, model, results, sources, tqdm
+from analysis.modes.interpolate import kind_of
 from analysis.modes.kinds import Choice
 from analysis.modes.options import Option, Settings, options_of
 from analysis.modes.table import Input, mode
-from lib.lazy import Lazy
-
-if TYPE_CHECKING:
-    from analysis.modes.build import Request
-    from analysis.modes.source import Source
-    from analysis.results.result import Result
-    from lib.model import VersatileDiffusion
-
-torch, tqdm = Lazy("torch"), Lazy("tqdm")
-jobs, sources, results, fingerprints, interpolation = map(
-    Lazy,
-    (
-        "analysis.modes.build",
-        "analysis.modes.source",
-        "analysis.results.result",
-        "lib.fingerprints",
-        "analysis.modes.interpolate",
-    ),
-)
 
 USED = ("fit", "batch_size")
 
@@ -41,8 +24,8 @@ USED = ("fit", "batch_size")
 class Encoding:
     """Inputs to encode; used like an `analysis.modes.job.Job`."""
 
-    vd: VersatileDiffusion
-    source: Source
+    vd: model.VersatileDiffusion
+    source: sources.Source
     what: str
     batch_size: int
     mode: str = "encode"
@@ -77,7 +60,9 @@ class Encoding:
         """The record that sample k is going to have."""
         return results.flat_record(self.shared, {**self.source.describe(k), "seed": 0})
 
-    def run(self, only: Sequence[int] | None = None, progress: bool = True) -> Iterator[Result]:
+    def run(
+        self, only: Sequence[int] | None = None, progress: bool = True
+    ) -> Iterator[results.Result]:
         """Encode, a batch at a time."""
         numbers = list(range(len(self)) if only is None else only)
         steps = range(0, len(numbers), self.batch_size)
@@ -87,7 +72,7 @@ class Encoding:
             record = {**self.shared, "samples": samples}
             yield results.Result(self.mode, record, tensors=self._encoded(which))
 
-    def result(self, progress: bool = True) -> Result:
+    def result(self, progress: bool = True) -> results.Result:
         """All of them as one result."""
         return results.joined(self.run(progress=progress))
 
@@ -107,7 +92,7 @@ class Encoding:
     without=tuple(name for name in options_of(Settings) if name not in USED),
 )
 def encode(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     inputs: Any = Input("any", "texts, or pictures (PIL, or `Path`s; strings are texts)"),
     *,
     what: str = Option(
@@ -115,7 +100,7 @@ def encode(
         Choice(words=("context", "latents")),
         "CLIP's tokens, what conditions; or the VAEs' scaled means, what is generated",
     ),
-    request: Request,
+    request: jobs.Request,
 ) -> Encoding:
     """Contexts or latents of pictures or texts.
 
@@ -123,7 +108,7 @@ def encode(
     `context=`, `start=` and `latents=` take.
     """
     first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else inputs
-    kind = interpolation.kind_of(first)
+    kind = kind_of(first)
     source = sources.Source.of(vd, kind, inputs, fit=request.settings.fit)
     if source.items is None:
         raise ValueError("This is a context already: give texts or pictures to encode.")

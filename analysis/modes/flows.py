@@ -21,7 +21,7 @@ All four are one job with another data column and context column. Common to all 
   `start`, noised to the first of the last `int(S (1 - f))` timesteps. At 1 that is the start
   itself, as the VAE decodes it.
 - *Memory* is bounded by `batch_size` samples. Many samples are safer made by
-  `analysis.modes.batch.make`, which saves every batch and goes on where it was interrupted.
+  `analysis.modes.job.make`, which saves every batch and goes on where it was interrupted.
 
 >>> vd = load("vd-mini")
 >>> result = text_to_image(vd, "a large red circle on a white background", n=4, seed=20)
@@ -30,21 +30,12 @@ All four are one job with another data column and context column. Common to all 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from analysis.modes.heavy import color, jobs, model, sources
 from analysis.modes.kinds import Choice, Numbers, Real
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
-from lib.lazy import Lazy
-
-if TYPE_CHECKING:
-    from analysis.modes.build import Request
-    from analysis.modes.job import Job
-    from lib.model import VersatileDiffusion
-
-jobs, sources, color = map(
-    Lazy, ("analysis.modes.build", "analysis.modes.source", "analysis.modes.color")
-)
 
 CONTEXT = Option(
     None,
@@ -69,12 +60,12 @@ COLOR_METHOD = Option(
     example='t2i "a large red circle above a small blue square" --n 4 --seed 20',
 )
 def text_to_image(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     texts: Any = Input("text", "prompts", default=None),
     *,
     context: Any = CONTEXT,
-    request: Request,
-) -> Job:
+    request: jobs.Request,
+) -> jobs.Job:
     """Pictures from texts.
 
     The text's CLIP tokens condition the image data column (Xu et al. 2022, section 3.2).
@@ -89,14 +80,14 @@ def text_to_image(
     example="i2i photo.png folder/ --n 2 --fidelity 0.3 --seed 20",
 )
 def image_variation(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     images: Any = Input("image", "pictures or their files", default=None),
     *,
     context: Any = CONTEXT,
     color_match: float | None = COLOR_MATCH,
     color_method: str = COLOR_METHOD,
-    request: Request,
-) -> Job:
+    request: jobs.Request,
+) -> jobs.Job:
     """Other pictures with the same content.
 
     The picture's CLIP tokens condition the image data column. With `context`, the pictures serve
@@ -112,12 +103,12 @@ def image_variation(
     example="i2t photo.png --n 3 --seed 20",
 )
 def image_to_text(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     images: Any = Input("image", "pictures or their files", default=None),
     *,
     context: Any = CONTEXT,
-    request: Request,
-) -> Job:
+    request: jobs.Request,
+) -> jobs.Job:
     """Texts that say what pictures show.
 
     The picture's CLIP tokens condition the text data column; the latent is read by Optimus.
@@ -132,12 +123,12 @@ def image_to_text(
     example='t2t "a small green star on a gray background" --n 3 --seed 20',
 )
 def text_variation(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     texts: Any = Input("text", "what to vary", default=None),
     *,
     context: Any = CONTEXT,
-    request: Request,
-) -> Job:
+    request: jobs.Request,
+) -> jobs.Job:
     """Other texts with the same content.
 
     The text's CLIP tokens condition the text data column; the latent is read by Optimus.
@@ -146,14 +137,14 @@ def text_variation(
 
 
 def _flow(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     data: str,
     kind: str,
     inputs: Any,
     context: Any,
-    request: Request,
+    request: jobs.Request,
     match: tuple[float | None, str] = (None, "mean_std"),
-) -> Job:
+) -> jobs.Job:
     items = sources.Source.of(vd, kind, inputs, context, request.settings.fit)
     return jobs.build(
         vd,

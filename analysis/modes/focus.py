@@ -19,26 +19,13 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analysis.modes.flows import COLOR_MATCH, COLOR_METHOD, CONTEXT
+from analysis.modes.heavy import color, jobs, model, sources, torch
 from analysis.modes.kinds import Choice, Kind, Real, Several
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
-from lib.lazy import Lazy
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from analysis.modes.build import Request
-    from analysis.modes.job import Job
-    from analysis.modes.source import Sample
-    from lib.model import Mix, VersatileDiffusion
-
-torch = Lazy("torch")
-jobs, sources, color, model = map(
-    Lazy, ("analysis.modes.build", "analysis.modes.source", "analysis.modes.color", "lib.model")
-)
 
 
 @dataclass(frozen=True)
@@ -102,7 +89,7 @@ class BandsKind(Kind):
     example="focus photo.png --level 0 0.25 0.5 0.75 1 --seed 20 --sheet",
 )
 def focus(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     images: Any = Input("image", "pictures, their files, or their context", default=None),
     *,
     levels: list[float] = Option(
@@ -127,8 +114,8 @@ def focus(
     context: Any = CONTEXT,
     color_match: float | None = COLOR_MATCH,
     color_method: str = COLOR_METHOD,
-    request: Request,
-) -> Job:
+    request: jobs.Request,
+) -> jobs.Job:
     """Variations of pictures, along a slider from content to style.
 
     Each sample's tokens are decomposed by themselves (`focus_tokens`), so a sample is the same
@@ -140,7 +127,7 @@ def focus(
     turn = _turning(levels, scheme, bands)
     shown = sources.Source.of(vd, "image", images, context, request.settings.fit)
 
-    def condition(samples: list[Sample]) -> Mix:
+    def condition(samples: list[sources.Sample]) -> model.Mix:
         plain = shown.context(samples).tokens
         tokens = [turn(plain[k : k + 1], levels[s.value]) for k, s in enumerate(samples)]
         return [(model.Context("image", torch.cat(tokens)), 1.0)]
@@ -159,7 +146,9 @@ def focus(
     )
 
 
-def _turning(levels: list[float], scheme: str, bands: Bands) -> Callable[[Tensor, float], Tensor]:
+def _turning(
+    levels: list[float], scheme: str, bands: Bands
+) -> Callable[[torch.Tensor, float], torch.Tensor]:
     """What turns a whole context (B, 1 + N, D) to a level.
 
     Raises:
@@ -176,14 +165,14 @@ def _turning(levels: list[float], scheme: str, bands: Bands) -> Callable[[Tensor
     if scheme == "focus":
         return partial(focus_context, bands=bands)
 
-    def turn(tokens: Tensor, level: float) -> Tensor:
+    def turn(tokens: torch.Tensor, level: float) -> torch.Tensor:
         local = focus_first_release(tokens[:, 1:], int(level))
         return torch.cat([tokens[:, :1], local], dim=1)
 
     return turn
 
 
-def focus_tokens(tokens: Tensor, level: float, bands: Bands = RELEASED) -> Tensor:
+def focus_tokens(tokens: torch.Tensor, level: float, bands: Bands = RELEASED) -> torch.Tensor:
     """Turn local tokens towards semantics (level 0) or style (1); 0.5 leaves them as they are.
 
     After removing each token's mean over channels, `X = U diag(s) V^T + R` with the `rank` largest
@@ -229,7 +218,7 @@ def focus_tokens(tokens: Tensor, level: float, bands: Bands = RELEASED) -> Tenso
     return _rescaled(out, x).to(tokens.dtype)
 
 
-def focus_first_release(tokens: Tensor, level: int) -> Tensor:
+def focus_first_release(tokens: torch.Tensor, level: int) -> torch.Tensor:
     """The five levels of the first release, without rescaling.
 
     -2 and -1 drop the 2 or 1 largest of 50 components (and all beyond 50); 1 and 2 keep only the 10
@@ -257,24 +246,26 @@ def focus_first_release(tokens: Tensor, level: int) -> Tensor:
     return (mean + (u * s[:, None]) @ v).to(tokens.dtype)
 
 
-def top_components(tokens: Tensor, rank: int) -> Tensor:
+def top_components(tokens: torch.Tensor, rank: int) -> torch.Tensor:
     """The `rank` largest components and the mean, without rescaling: (B, N, D) -> (B, N, D)."""
     _check(tokens)
     mean, u, s, v = _components(tokens.float(), rank)
     return (mean + (u * s[:, None]) @ v).to(tokens.dtype)
 
 
-def focus_context(tokens: Tensor, level: float, bands: Bands = RELEASED) -> Tensor:
+def focus_context(tokens: torch.Tensor, level: float, bands: Bands = RELEASED) -> torch.Tensor:
     """`focus_tokens` on a whole image context (B, 1 + N, D): the class token stays as it is."""
     return torch.cat([tokens[:, :1], focus_tokens(tokens[:, 1:], level, bands)], dim=1)
 
 
-def _check(tokens: Tensor) -> None:
+def _check(tokens: torch.Tensor) -> None:
     if tokens.ndim != 3:
         raise ValueError(f"Tokens have shape {tuple(tokens.shape)}: give (batch, tokens, width).")
 
 
-def _components(x: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _components(
+    x: torch.Tensor, rank: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean over channels (B, N, 1), and the `rank` largest components u (B, N, R), s, v (B, R, D).
 
     An exact decomposition: the released code's is randomised, which costs it its last digits.
@@ -290,7 +281,7 @@ def _strength(level: float, end: float, at_end: float) -> float:
     return at_end + (1 - at_end) * (t - t_end) / (1 - t_end)
 
 
-def _rescaled(out: Tensor, like: Tensor) -> Tensor:
+def _rescaled(out: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Scale each sample to the standard deviation of another; a constant one stays as it is."""
     now, before = (a.std(dim=(1, 2), keepdim=True) for a in (out, like))
     return out * torch.where(now > 0, before / now.clamp(min=1e-30), torch.ones_like(now))

@@ -7,34 +7,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from analysis.modes.heavy import jobs, model, noises, pictures, sampling, sources, torch
 from analysis.modes.kinds import Choice, Whole
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
-from lib.lazy import Lazy
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from analysis.modes.build import Request
-    from analysis.modes.job import Job
-    from analysis.modes.sampling import Conditions
-    from analysis.modes.source import Sample
-    from lib.model import Mix, VersatileDiffusion
-
-torch = Lazy("torch")
-jobs, sources, sampling, model, noise, pictures = map(
-    Lazy,
-    (
-        "analysis.modes.build",
-        "analysis.modes.source",
-        "analysis.modes.sampling",
-        "lib.model",
-        "lib.noise",
-        "data.pictures",
-    ),
-)
 
 
 @mode(
@@ -44,7 +22,7 @@ jobs, sources, sampling, model, noise, pictures = map(
     example='interpolate "a small red circle" "a large blue star" --frames 9 --seed 20 --film gif',
 )
 def interpolate(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     first: Any = Input(
         "any",
         "a text, a picture (PIL, or a `Path`; a string is a text), or a context of one sample",
@@ -57,8 +35,8 @@ def interpolate(
     frames: int = Option(9, Whole(2, 10_000), "how many, both ends included", recorded=False),
     method: str = Option("slerp", Choice(words=("slerp", "lerp")), "the way between the ends"),
     makes: str = Option("image", Choice(words=("image", "text")), "what is made", recorded=False),
-    request: Request,
-) -> Job:
+    request: jobs.Request,
+) -> jobs.Job:
     """A film from one context to another, or from one initial latent to another.
 
     With `second`, all frames of a film have the same initial noise, and their context goes from the
@@ -88,13 +66,13 @@ def interpolate(
     positions = [v / (frames - 1) for v in range(frames)]
     shape = vd.latent_shape(makes, settings.height, settings.width)
 
-    def between_contexts(samples: list[Sample]) -> Mix:
+    def between_contexts(samples: list[sources.Sample]) -> model.Mix:
         a, b = (end.context(samples[:1]).tokens for end in given)
         tokens = [between(a, b, positions[sample.value], method) for sample in samples]
         return [(model.Context(kinds[0], torch.cat(tokens)), 1.0)]
 
-    def between_latents(samples: list[Sample]) -> Conditions:
-        a, b = (noise.SampleNoise([s.seed + i for s in samples]).normal(shape) for i in (0, 1))
+    def between_latents(samples: list[sources.Sample]) -> sampling.Conditions:
+        a, b = (noises.SampleNoise([s.seed + i for s in samples]).normal(shape) for i in (0, 1))
         latents = torch.stack(
             [
                 between(a[k].flatten(), b[k].flatten(), positions[sample.value], method)
@@ -120,14 +98,14 @@ def interpolate(
     )
 
 
-def between(a: Tensor, b: Tensor, position: float, method: str) -> Tensor:
+def between(a: torch.Tensor, b: torch.Tensor, position: float, method: str) -> torch.Tensor:
     """`slerp`, or `(1 - u) a + u b` for the method "lerp"; exactly a at 0 and b at 1."""
     if position in (0, 1):
         return b if position else a
     return slerp(a, b, position) if method == "slerp" else torch.lerp(a, b, position)
 
 
-def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
+def slerp(a: torch.Tensor, b: torch.Tensor, u: float) -> torch.Tensor:
     """Spherical interpolation of the vectors along the last axis (Shoemake 1985).
 
     With theta the angle between a and b:

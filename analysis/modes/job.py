@@ -6,7 +6,9 @@ the rest, the same for every mode:
     noise of each sample -> denoise under guidance -> decode -> Result
 
 Samples are numbered through all inputs, sample k of input j being number `j * n + k`, and each has
-its own seed. So a sample is the same alone, in any batch, and when an interrupted job goes on.
+its own seed. So a sample is the same alone, in any batch, and when an interrupted job goes on:
+`make` saves each batch as it is made, and passes over what lies in the output folder with the same
+record.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from datetime import datetime, timezone
 from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import groupby
+from pathlib import Path
 from platform import python_version
 from typing import Any
 
@@ -27,9 +30,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.modes.decoding import decode
-from analysis.modes.sampling import Conditions, Sampling, denoise
+from analysis.modes.options import Settings
+from analysis.modes.sampling import Conditions, denoise, draws
 from analysis.modes.source import Sample
+from analysis.results.outputs import OUT, Saved, finished, identity, read_record, save
 from analysis.results.result import Result, flat_record, joined
+from lib.files import held_interrupts
 from lib.fingerprints import fingerprint, model_digests, tensor_digest
 from lib.model import VersatileDiffusion
 from lib.noise import SampleNoise
@@ -47,7 +53,7 @@ class Job:
         vd: the model.
         mode: name of what is done, and of the results' folder.
         data: "image" or "text": what is generated.
-        how: value along the strip -> steps, scale, sampler and so on.
+        how: value along the strip -> settings with steps and scale.
         samples: what is to be made.
         records: what each sample's record has of its own, besides its seed.
         condition: samples of one batch (and a `Tick`, with a `lead`) -> what conditions them.
@@ -68,7 +74,7 @@ class Job:
     vd: VersatileDiffusion
     mode: str
     data: str
-    how: Sequence[Sampling]
+    how: Sequence[Settings]
     samples: Sequence[Sample]
     records: Sequence[dict[str, Any]]
     condition: Callable[..., Conditions]
@@ -170,7 +176,7 @@ class Job:
         """Random numbers, conditions, what is there before the first step, and the steps."""
         samples = [self.samples[k] for k in which]
         how = self.how[samples[0].value if self.by_value else 0]
-        noise = how.draws([sample.seed for sample in samples], self.whole, self.vd.device)
+        noise = draws(how, [sample.seed for sample in samples], self.whole, self.vd.device)
         start = None
         if self.start is not None and how.fidelity > 0:
             start = self.start([sample.input for sample in samples])
@@ -222,3 +228,39 @@ class Job:
         if self.latents is not None:
             own["latents_sha256"] = tensor_digest(self.latents[k])
         return own
+
+
+def make(
+    job: Job,
+    out: str | Path = OUT,
+    *,
+    again: bool = False,
+    progress: bool = True,
+    report: Callable[[Saved], None] = lambda saved: None,
+) -> None:
+    """Make a job's samples, saving each batch as soon as it is there.
+
+    Args:
+        job: what to make.
+        out: folder; results go to `out/<mode>/`.
+        again: make also what is there already (nothing is overwritten, it gets another number).
+        progress: show a bar.
+        report: called with each result, first those that were there, then each that is saved.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; what was reported is saved.
+        OSError: a result could not be saved; those reported are.
+    """
+    there = {} if again else finished(out, job.mode)
+    todo: list[int] = []
+    for k in range(len(job)):
+        path = there.get(identity(job.record_of(k)))
+        if path is None:
+            todo.append(k)
+        else:
+            report(Saved(path, read_record(path), new=False))
+    for part in job.run(todo, progress) if todo else ():
+        with held_interrupts():
+            for k in range(len(part)):
+                (path,) = save(part[k], out)
+                report(Saved(path, read_record(path), new=True))

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from analysis.modes.heavy import fingerprints, functional, pictures, torch
 from analysis.modes.kinds import Kind
-from lib.lazy import Lazy
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-torch, functional, pictures, fingerprints = map(
-    Lazy, ("torch", "torch.nn.functional", "data.pictures", "lib.fingerprints")
-)
 
 
 @dataclass(frozen=True)
@@ -26,7 +19,7 @@ class Mask:
         described: for records.
     """
 
-    weights: Tensor
+    weights: torch.Tensor
     described: dict[str, Any]
 
     @classmethod
@@ -52,7 +45,7 @@ class Mask:
         picture = pictures.Picture.of(value)
         return cls(pictures.open_mask(value)[None, None], picture.describe())
 
-    def at(self, height: int, width: int, feather: int = 0) -> Tensor:
+    def at(self, height: int, width: int, feather: int = 0) -> torch.Tensor:
         """The mask in another resolution, (1, 1, height, width); places it cuts are in by share.
 
         Args:

@@ -13,33 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from analysis.modes.heavy import jobs, model, pictures, sources, torch
 from analysis.modes.kinds import Numbers, Real, Several
 from analysis.modes.masks import MaskFile, check_masks
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
 from lib.lazy import Lazy
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from analysis.modes.build import Request
-    from analysis.modes.job import Job
-    from analysis.modes.source import Source
-    from lib.model import Mix, VersatileDiffusion
-
-torch = Lazy("torch")
-jobs, sources, focusing, model, pictures = map(
-    Lazy,
-    (
-        "analysis.modes.build",
-        "analysis.modes.source",
-        "analysis.modes.focus",
-        "lib.model",
-        "data.pictures",
-    ),
-)
+focusing = Lazy("analysis.modes.focus")  # which comes later in the table of modes
 
 PICTURES = Input("image", "pictures, their files, or their context", default=None)
 WORDS = Input(
@@ -72,7 +55,7 @@ TEXT_CONTEXT = Option(None, Numbers(), "precomputed, instead of encoding the tex
     example='dual photo.png --text "a striped picture" --strength 0 0.3 0.6 1 --seed 20 --sheet',
 )
 def dual_guided(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     images: Any = PICTURES,
     texts: Any = WORDS,
     *,
@@ -81,8 +64,8 @@ def dual_guided(
     scale_image: float | None = SCALE_IMAGE,
     image_context: Any = IMAGE_CONTEXT,
     text_context: Any = TEXT_CONTEXT,
-    request: Request,
-) -> Job:
+    request: jobs.Request,
+) -> jobs.Job:
     """Pictures from a picture and a text.
 
     `h = s layer_text(h, c_text) + (1 - s) layer_image(h, c_image)` at every context layer, guided
@@ -100,7 +83,7 @@ def dual_guided(
     example='describe photo.png --text "a small green star" --strength 0.5 --seed 20',
 )
 def describe(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     images: Any = PICTURES,
     texts: Any = WORDS,
     *,
@@ -109,15 +92,15 @@ def describe(
     scale_image: float | None = SCALE_IMAGE,
     image_context: Any = IMAGE_CONTEXT,
     text_context: Any = TEXT_CONTEXT,
-    request: Request,
-) -> Job:
+    request: jobs.Request,
+) -> jobs.Job:
     """Texts from a picture and a text: the same mix as in `dual_guided`, for the text column."""
     scales = both_scales(vd, scale_text, scale_image, request.settings.scale)
     return _dual(vd, "text", images, texts, image_context, text_context, strength, scales, request)
 
 
 def _dual(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     data: str,
     images: Any,
     texts: Any,
@@ -125,8 +108,8 @@ def _dual(
     text_context: Any,
     strengths: list[float],
     scales: tuple[float, float],
-    request: Request,
-) -> Job:
+    request: jobs.Request,
+) -> jobs.Job:
     """The job of both modes: without a text, the strength is 0."""
     shown = sources.Source.of(vd, "image", images, image_context, request.settings.fit)
     texts = None if sources.blank(texts) else texts
@@ -159,7 +142,7 @@ def _dual(
 
 
 def both_scales(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     scale_text: float | None,
     scale_image: float | None,
     scale: float | None = None,
@@ -201,7 +184,7 @@ def used_scales(s: float, scales: tuple[float, float]) -> dict[str, float | None
     example='blend a.png b.png --weights 1 0.5 --masks - mask.png --text "a ring" --n 4 --seed 20',
 )
 def blend(
-    vd: VersatileDiffusion,
+    vd: model.VersatileDiffusion,
     images: Any = Input(
         "image",
         "pictures, their files, their context, or a list in which some are contexts of one sample",
@@ -229,8 +212,8 @@ def blend(
     strength: float = Option(0.5, Real(metavar="S"), "of the text", recorded=False),
     scale_text: float | None = SCALE_TEXT,
     scale_image: float | None = SCALE_IMAGE,
-    request: Request,
-) -> Job:
+    request: jobs.Request,
+) -> jobs.Job:
     """Pictures from any number of pictures at once, and a text.
 
     One image context holds the tokens of all: `c = [w_1 focus(c_1, l_1), w_2 focus(c_2, l_2), ...]`
@@ -259,7 +242,7 @@ def blend(
     bands = focusing.bands_of(vd.spec.name)
 
     @cache
-    def tokens() -> Tensor:
+    def tokens() -> torch.Tensor:
         parts = []
         for picture, weight, level, mask in zip(shown, weighed, levels, cut, strict=True):
             if weight > 0:
@@ -271,7 +254,7 @@ def blend(
                 parts.append(weight * focusing.focus_context(context, level, bands))
         return torch.cat(parts, dim=1)
 
-    def condition(samples: list[Any]) -> Mix:
+    def condition(samples: list[Any]) -> model.Mix:
         mix = [(words.context(samples), s)] if s > 0 else []
         if s < 1:
             mix.append((model.Context("image", tokens()).repeat(len(samples)), 1 - s))
@@ -297,7 +280,7 @@ def blend(
     )
 
 
-def _blended(vd: VersatileDiffusion, images: Any, fit: str) -> list[Source]:
+def _blended(vd: model.VersatileDiffusion, images: Any, fit: str) -> list[sources.Source]:
     """One source a picture, from pictures, files, contexts, or a list of any of them."""
     context = model.Context
     if isinstance(images, context):
@@ -310,7 +293,7 @@ def _blended(vd: VersatileDiffusion, images: Any, fit: str) -> list[Source]:
     return each
 
 
-def _named(picture: Source) -> dict[str, Any]:
+def _named(picture: sources.Source) -> dict[str, Any]:
     """What a record says of one picture among several."""
     (described,) = picture.describe(0).values()
     return described

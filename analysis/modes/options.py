@@ -14,9 +14,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.modes.kinds import Choice, Interval, Kind, Numbers, Real, Seeds, Several, Whole, Words
+
+if TYPE_CHECKING:
+    from lib.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,15 @@ class Settings:
     def __post_init__(self) -> None:
         for name, option in options_of(Settings).items():
             object.__setattr__(self, name, option.check(name, getattr(self, name)))
+
+    def timesteps(self, schedule: NoiseSchedule) -> list[int]:
+        """The timesteps that are visited: the first `int(S * (1 - fidelity))` of the subsequence.
+
+        Raises:
+            ValueError: steps out of the schedule's range.
+        """
+        timesteps = schedule.timesteps(self.steps, self.spacing)
+        return timesteps[: int(len(timesteps) * (1 - self.fidelity))]
 
     def record(self, data: str) -> dict[str, Any]:
         """What a record keeps of them, as plain JSON types, for one kind of data."""

@@ -14,80 +14,44 @@ results of a GPU are only met on a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from analysis.modes.options import Settings, options_of
+from analysis.modes.options import Settings
+from lib.config import ModelSpec
 from lib.model import Context, Mix, VersatileDiffusion
 from lib.noise import MAX_SEED, OfficialNoise, SampleNoise, draw_seed
 from lib.sampler import SAMPLERS, Eps, Step, check_eta
-from lib.schedule import NoiseSchedule
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """The part of `analysis.modes.options.Settings` that denoising itself depends on.
+def settled(settings: Settings, spec: ModelSpec, scale: float) -> Settings:
+    """The same settings with the model's steps, and this guidance, where they leave those open.
 
-    Attributes:
-        steps: timesteps of the whole subsequence (with the spacing "released" it may have more).
-        scale: guidance; 1 is the plain conditional model.
-        sampler: a name in `lib.sampler.SAMPLERS`.
-        eta: 0 (deterministic) to 1 (ancestral): share of fresh noise at every step.
-        fidelity: 0 (from noise alone) to 1 (the start itself): how late to start.
-        interval: (low, high) timesteps between which to guide; None: guide at every timestep.
-        noise: "sample" (one generator a sample) or "official" (the released code's, one a batch).
-        spacing: "exact" or "released", see `lib.schedule`.
+    Raises:
+        ValueError: fresh noise for a sampler that takes none.
     """
+    check_eta(settings.sampler, settings.eta)
+    chosen = scale if settings.scale is None else settings.scale
+    return replace(settings, steps=settings.steps or spec.steps, scale=chosen)
 
-    steps: int
-    scale: float
-    sampler: str = "ddim"
-    eta: float = 0.0
-    fidelity: float = 0.0
-    interval: tuple[float, float] | None = None
-    noise: str = "sample"
-    spacing: str = "exact"
 
-    def __post_init__(self) -> None:
-        declared = options_of(Settings)
-        for name in self.__dataclass_fields__:
-            object.__setattr__(self, name, declared[name].check(name, getattr(self, name)))
-        check_eta(self.sampler, self.eta)
+def draws(
+    how: Settings, seeds: Sequence[int], whole: Sequence[int], device: torch.device | str = "cpu"
+) -> SampleNoise:
+    """Random numbers of samples, from their start.
 
-    @classmethod
-    def of(cls, settings: Settings, steps: int, scale: float) -> Sampling:
-        """That part of settings; `steps` and `scale` where those leave them to the model."""
-        values = {name: getattr(settings, name) for name in cls.__dataclass_fields__}
-        chosen = {"steps": settings.steps or steps}
-        chosen["scale"] = scale if settings.scale is None else settings.scale
-        return cls(**(values | chosen))
-
-    def timesteps(self, schedule: NoiseSchedule) -> list[int]:
-        """The timesteps that are visited: the first `int(S * (1 - fidelity))` of the subsequence.
-
-        Raises:
-            ValueError: steps out of the schedule's range.
-        """
-        timesteps = schedule.timesteps(self.steps, self.spacing)
-        return timesteps[: int(len(timesteps) * (1 - self.fidelity))]
-
-    def draws(
-        self, seeds: Sequence[int], whole: Sequence[int], device: torch.device | str = "cpu"
-    ) -> SampleNoise:
-        """Random numbers of samples, from their start.
-
-        Args:
-            seeds: of the samples.
-            whole: of the whole batch that official noise is drawn for, counting on by one.
-            device: where that draws.
-        """
-        if self.noise == "sample":
-            return SampleNoise(seeds)
-        rows = [seed - whole[0] for seed in seeds]
-        return OfficialNoise(whole[0], len(whole), rows, device)
+    Args:
+        how: whose noise it is.
+        seeds: of the samples.
+        whole: of the whole batch that official noise is drawn for, counting on by one.
+        device: where that draws.
+    """
+    if how.noise == "sample":
+        return SampleNoise(seeds)
+    return OfficialNoise(whole[0], len(whole), [seed - whole[0] for seed in seeds], device)
 
 
 def seeds_of(seed: int | list[int] | None, inputs: int, n: int, noise: str = "sample") -> list[int]:
@@ -140,7 +104,7 @@ def denoise(
     data: str,
     conditions: Conditions,
     noise: SampleNoise,
-    how: Sampling,
+    how: Settings,
     latents: Tensor | None = None,
     start: Tensor | None = None,
     shape: Sequence[int] | None = None,
@@ -156,7 +120,7 @@ def denoise(
         data: "image" or "text": what is generated.
         conditions: contexts with weights, what to guide away from, and more.
         noise: one generator a sample; the first draw is x_T.
-        how: steps, scale, sampler and so on.
+        how: steps, scale, sampler and so on, `settled`.
         latents: (B, *shape) to use as x_T instead of that draw.
         start: (B, *shape) scaled latents to start from; needs fidelity > 0.
         shape: of one latent; None is the model's.

@@ -1,4 +1,6 @@
-"""What conditions and what is started from: texts, pictures, or what others computed of them.
+"""What conditions, what is started from, and what is guided away from.
+
+That is texts, pictures, or what others computed of them; or what stands for "no picture".
 
 Everything is checked when it is given; pictures are opened and encoded when a batch needs them.
 """
@@ -16,15 +18,15 @@ from torch import Tensor
 
 from analysis.modes.tensors import context_of, is_tensor_file, latents_of
 from data.pictures import Picture, picture_files, pictures
-from lib.checks import texts
+from lib.checks import listed, texts
 from lib.fingerprints import tensor_digest
 from lib.images import fit
-from lib.model import Context, VersatileDiffusion
+from lib.model import IMAGE_NULLS, Context, VersatileDiffusion
 
 log = logging.getLogger(__name__)
 
-Texts = str | Sequence[str]
-Pictures = str | Path | Image.Image | Sequence[str | Path | Image.Image] | Tensor
+TOWERS = {"image": "clip_vision", "text": "clip_text"}
+"""Kind -> the component that encodes it."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,104 @@ class Start:
             return {"sha256": tensor_digest(self.latents[j])}
         (described,) = self.source.describe(j).values()
         return described
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """What is guided away from, where that is not the model's own null context.
+
+    Attributes:
+        text: contexts of texts, a row an input or one for all; None is the model's.
+        image: "zeros", "black", "grey", or a context of one sample or one an input; None is the
+            model's.
+    """
+
+    text: Source | None = None
+    image: str | Source | None = None
+
+    @classmethod
+    def of(cls, vd: VersatileDiffusion, negative: Any, null: Any, count: int) -> Nulls:
+        """Check a negative prompt (text, texts, context) and a null of pictures.
+
+        Raises:
+            ValueError: one that cannot be used, or another number than of inputs.
+        """
+        text: Source | None = None
+        if _is_computed(negative):
+            text = Source.of(vd, "text", None, negative)
+        elif negative is not None:
+            words = [negative] if isinstance(negative, str) else listed(negative, "prompts")
+            if any(not blank(word) for word in words):
+                check_prompts(vd, texts([w for w in words if w != ""], "negative prompt"))
+            text = Source(vd, "text", words)
+        image = null
+        if _is_computed(null):
+            image = Source.of(vd, "image", None, null)
+        elif isinstance(null, str) and null not in IMAGE_NULLS and not Path(null).is_file():
+            raise ValueError(
+                f"null is {null!r}: choose zeros, black or grey, or give a picture, or an image "
+                "context."
+            )
+        elif null is not None and null not in IMAGE_NULLS:
+            image = Source.of(vd, "image", null)
+        for name, source in (("negative_prompt", text), ("null", image)):
+            if isinstance(source, Source) and len(source) not in (1, count):
+                raise ValueError(
+                    f"{name} has {len(source)} for {count} inputs: give one, or one each."
+                )
+        return cls(text, image)
+
+    def instead(
+        self, vd: VersatileDiffusion, data: str, contexts: Sequence[Context], samples: list[Sample]
+    ) -> list[Context] | None:
+        """One null for each context; None if the model's own will do.
+
+        A negative text takes the place of pictures' nulls, too, where no text conditions.
+        """
+        if self.text is None and self.image is None:
+            return None
+        kinds = [context.kind for context in contexts]
+        return [
+            null.context(samples)
+            if isinstance(null, Source)
+            else vd.null_context(kind, data, len(samples), null)
+            for kind, null in ((kind, self._of_kind(kind, kinds)) for kind in kinds)
+        ]
+
+    def _of_kind(self, kind: str, kinds: Sequence[str]) -> Source | str | None:
+        """The null of a context of that kind, beside others of those kinds."""
+        if kind == "text" or (self.image is None and "text" not in kinds):
+            return self.text
+        return self.image
+
+    def needs(self, data: str, kinds: Sequence[str], guided: bool) -> set[str]:
+        """Components that nulls of contexts of these kinds need."""
+        needed: set[str] = set()
+        for kind in kinds if guided else ():
+            null = self._of_kind(kind, kinds)
+            if isinstance(null, Source):
+                kind, encoded = null.kind, null.precomputed is None
+            else:
+                own = null or IMAGE_NULLS[0 if data == "image" else 1]
+                encoded = kind == "text" or own != "zeros"
+            needed |= {f"{kind}_context", *([TOWERS[kind]] if encoded else [])}
+        return needed
+
+    def describe(self, j: int) -> dict[str, Any]:
+        """What a record says of both, for input j."""
+        out: dict[str, Any] = {"negative_prompt": None}
+        if isinstance(self.image, Source):
+            (out["null"],) = self.image.describe(j).values()
+        elif self.image is not None:
+            out["null"] = self.image
+        if self.text is not None:
+            (out["negative_prompt"],) = self.text.describe(j).values()
+        return out
+
+
+def _is_computed(value: Any) -> bool:
+    """Whether this is a context already, or a file of one."""
+    return isinstance(value, Context) or hasattr(value, "shape") or is_tensor_file(value)
 
 
 def paired(*sources: Source | None) -> int:

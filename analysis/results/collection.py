@@ -24,9 +24,6 @@ from analysis.results.outputs import OUT, read_record
 from data.folders import shown
 from lib.files import is_being_written
 
-MODES = ("t2i", "i2i", "i2t", "t2t", "dual", "describe", "focus", "blend", "interpolate", "edit")
-MODES += ("latent-edit", "search", "films", "sheets")
-"""The order in which modes are shown, that of the README; others follow by name."""
 EXAMPLES = Path(__file__).parents[2] / "assets" / "pictures"
 """Where inputs are looked for by default: the pictures that come with the project."""
 SMALL = 256
@@ -95,10 +92,14 @@ class Collection:
     problems: list[str] = field(default_factory=list)
 
 
-def collect(out: str | Path = OUT, order: Sequence[str] = MODES) -> Collection:
+def collect(out: str | Path = OUT, order: Sequence[str] = ()) -> Collection:
     """Everything in a folder that the page can show, and what is wrong with the rest.
 
     Hidden files and folders are passed over, and so is what an evaluation keeps beside its report.
+
+    Args:
+        out: the folder.
+        order: modes that come first, in that order; others follow by name.
 
     Raises:
         ValueError: there is no such folder.

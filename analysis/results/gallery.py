@@ -33,7 +33,7 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
-from analysis.results.collection import EXAMPLES, MODES, Collection, add_inputs, collect
+from analysis.results.collection import EXAMPLES, Collection, add_inputs, collect
 from analysis.results.outputs import OUT, VOLATILE
 from data.folders import shown
 from lib.files import printable, write_atomic
@@ -46,7 +46,7 @@ _FILES = ("page.html", "style.css", "filters.js", "list.js", "look.js", "keys.js
 def write_gallery(
     out: str | Path = OUT,
     inputs: Iterable[str | Path] = (EXAMPLES,),
-    order: Sequence[str] = MODES,
+    order: Sequence[str] = (),
 ) -> tuple[Path, Collection]:
     """Write `out/index.html`, whole or not at all; an older page is replaced.
 
@@ -54,7 +54,7 @@ def write_gallery(
         out: folder of all results.
         inputs: picture files, and folders of them, that results may have been made from; results
             themselves are looked through, too.
-        order: of modes; others follow by name.
+        order: modes that come first, in that order; others follow by name.
 
     Returns:
         The page's path, and what it shows.
@@ -176,10 +176,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page and tell its path; what could not be read goes to stderr. Returns 0.
 
+    Args:
+        args: options of the command, and `modes`, in the order in which they are shown.
+
     Raises:
         ValueError, OSError: with one sentence that says what is wrong.
     """
-    path, collection = write_gallery(args.out, args.inputs)
+    path, collection = write_gallery(args.out, args.inputs, args.modes)
     for problem in () if args.quiet else collection.problems:
         print(f"warning: {printable(problem, sys.stderr.encoding)}", file=sys.stderr)
     counts = {"result": len(collection.results), "evaluation": len(collection.reports)}

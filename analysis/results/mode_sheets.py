@@ -100,8 +100,8 @@ def label(record: Mapping[str, Any]) -> str:
     strip = record.get("strip")
     if strip:
         return f"{strip} {record[strip]:.3g}"
-    # an edit depends on no seed
-    return "edited" if record["mode"] == "edit" else f"seed {record['seed']}"
+    # what leads from a source to a target depends on no seed
+    return "edited" if "source" in record else f"seed {record['seed']}"
 
 
 def _input_pictures(record: Mapping[str, Any]) -> list[dict[str, Any]]:

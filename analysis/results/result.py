@@ -85,7 +85,7 @@ class Result:
             ValueError: the result holds texts or tensors.
         """
         if not self.images:
-            instead = "print its texts" if self.texts else "decode them (analysis.modes.latents)"
+            instead = "print its texts" if self.texts else "decode them (analysis.modes.decoding)"
             raise ValueError(f"{self!r} holds no pictures, so there is no sheet: {instead}.")
         records = [self.record_of(k) for k in range(len(self))]
         titles = [title(record) for record in records]

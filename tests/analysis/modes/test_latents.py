@@ -6,10 +6,9 @@ import torch
 from safetensors.torch import save_file
 
 from analysis.modes import focus, image_to_text, image_variation, text_to_image, text_variation
-from analysis.modes.decoding import decode
+from analysis.modes.decoding import decode, decoded
 from analysis.modes.edit import edit, latent_edit
 from analysis.modes.interpolate import interpolate
-from analysis.modes.latents import decoded
 from analysis.modes.mix import blend, describe, dual_guided
 from analysis.results.outputs import finished, identity, read, read_record, save
 from lib.checkpoints import load

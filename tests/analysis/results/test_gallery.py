@@ -199,7 +199,7 @@ def test_a_console_that_lacks_letters_does_not_stop_the_command(tmp_path, monkey
     out = fill(tmp_path / "łódź 日本")
     console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr("sys.stdout", console)
-    run(argparse.Namespace(out=out, inputs=[], quiet=True))
+    run(argparse.Namespace(out=out, inputs=[], modes=(), quiet=True))
     console.flush()
     told = console.buffer.getvalue().decode("cp1252")
     assert "\\u0142ód\\u017a \\u65e5\\u672c" in told and told.endswith("7 results, 1 evaluation\n")
