@@ -268,7 +268,7 @@ def test_latent_edit(vd, monkeypatch):
         lambda self, z, **how: read.append(z) or decode(self, z, **how),
     )
     job = latent_edit.job(
-        vd, drawing(1), "red", "a star", strength=0.5, rank=3, seed=3, steps=2
+        vd, drawing(1), "red", "a star", strength=0.5, rank=3, tries=0, seed=3, steps=2
     )  # fmt: skip
     job.condition(job.samples)
     z, edited = read
