@@ -19,8 +19,8 @@ from typing import Any
 
 from analysis.modes.focus import bands_of, top_components
 from analysis.modes.heavy import functional, jobs, model, noises, samplers, sampling, sources, torch
-from analysis.modes.kinds import Real, Whole
-from analysis.modes.masks import Mask, MaskFile, check_masks
+from analysis.modes.kinds import real, whole
+from analysis.modes.masks import Mask, check_masks, mask_files
 from analysis.modes.mix import SCALE_IMAGE, SCALE_TEXT, both_scales, mixed_scale, used_scales
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
@@ -49,13 +49,13 @@ def edit(
     target: Any = Input("text", "what it shall show", default=None, flag="--target"),
     *,
     mask: Mask | None = Option(
-        None, MaskFile(metavar="PATH"), "where to edit: white is edited; for all pictures"
+        None, mask_files(), "where to edit: white is edited; for all pictures"
     ),
     feather: int = Option(
-        0, Whole(0, 512), "latents on either side of the mask's edge over which both are blended"
+        0, whole(0, 512), "latents on either side of the mask's edge over which both are blended"
     ),
     iterations: int = Option(
-        4, Whole(1, 100), "predictions a step of the inversion; more are more exact"
+        4, whole(1, 100), "predictions a step of the inversion; more are more exact"
     ),
     request: jobs.Request,
 ) -> jobs.Job:
@@ -165,17 +165,17 @@ def latent_edit(
     remove: str = Input("text", "what to take out", many=False, default="", flag="--remove"),
     add: str = Input("text", "what to put in", many=False, default="", flag="--add"),
     *,
-    strength: float = Option(0.67, Real(metavar="S"), "of the text"),
+    strength: float = Option(0.67, real(metavar="S"), "of the text"),
     rank: int | None = Option(
         None,
-        Whole(1, 10_000),
+        whole(1, 10_000),
         "components of the picture's local tokens that are kept: few keep its style only; None: "
         "the model's own, 10 for the released one, 1 for vd-mini",
         recorded=False,
     ),
     tries: int = Option(
         16,
-        Whole(0, 256),
+        whole(0, 256),
         "texts that are sampled until one says what to remove; 0: only the arithmetic of vectors, "
         "as the first release had it",
     ),

@@ -13,7 +13,7 @@ from typing import Any
 
 from analysis.modes.heavy import fingerprints, jobs, model, results, sources, tqdm
 from analysis.modes.interpolate import kind_of
-from analysis.modes.kinds import Choice
+from analysis.modes.kinds import choice
 from analysis.modes.options import Option, Settings, options_of
 from analysis.modes.table import Input, mode
 
@@ -97,7 +97,7 @@ def encode(
     *,
     what: str = Option(
         "context",
-        Choice(words=("context", "latents")),
+        choice("context", "latents"),
         "CLIP's tokens, what conditions; or the VAEs' scaled means, what is generated",
     ),
     request: jobs.Request,

@@ -33,24 +33,22 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.modes.heavy import color, jobs, model, sources
-from analysis.modes.kinds import Choice, Numbers, Real
+from analysis.modes.kinds import choice, numbers, real
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
 
 CONTEXT = Option(
     None,
-    Numbers(),
+    numbers(),
     "precomputed context, (inputs, tokens, width), instead of encoding the inputs",
     recorded=False,
 )
 COLOR_MATCH = Option(
     None,
-    Real(metavar="KEEP"),
+    real(metavar="KEEP"),
     "put the input's colours on the result, which keeps this share of its own",
 )
-COLOR_METHOD = Option(
-    "mean_std", Choice(words=("mean_std", "histogram")), "how colours are matched"
-)
+COLOR_METHOD = Option("mean_std", choice("mean_std", "histogram"), "how colours are matched")
 
 
 @mode(

@@ -23,7 +23,7 @@ from typing import Any
 
 from analysis.modes.flows import COLOR_MATCH, COLOR_METHOD, CONTEXT
 from analysis.modes.heavy import color, jobs, model, sources, torch
-from analysis.modes.kinds import Choice, Kind, Real, Several
+from analysis.modes.kinds import Kind, choice, real, several
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
 
@@ -64,22 +64,14 @@ FIRST_RELEASE = {-2: "drop 2", -1: "drop 1", 0: "as it is", 1: "keep 10", 2: "ke
 """Levels of the first release, and what each does to the components of a rank-50 PCA."""
 
 
-@dataclass(frozen=True)
-class BandsKind(Kind):
-    """An option that is `Bands`; in the shell four numbers."""
-
-    def check(self, name: str, value: Any) -> Bands:
-        """The bands."""
-        if isinstance(value, Bands):
-            return value
-        several = isinstance(value, (list, tuple)) and len(value) == 4
-        if several and all(str(number).isdecimal() for number in value):
-            return Bands(*map(int, value))
-        raise ValueError(f"{name} is {value!r}: give Bands(content, style, rank, alone).")
-
-    def record(self, value: Bands) -> dict[str, int]:
-        """As a dict."""
-        return asdict(value)
+def _checked_bands(name: str, value: Any) -> Bands:
+    """Bands, or in the shell four numbers."""
+    if isinstance(value, Bands):
+        return value
+    several = isinstance(value, (list, tuple)) and len(value) == 4
+    if several and all(str(number).isdecimal() for number in value):
+        return Bands(*map(int, value))
+    raise ValueError(f"{name} is {value!r}: give Bands(content, style, rank, alone).")
 
 
 @mode(
@@ -94,7 +86,7 @@ def focus(
     *,
     levels: list[float] = Option(
         [0.0, 0.25, 0.5, 0.75, 1.0],
-        Several(Real(-2, 2), metavar="L"),
+        several(real(-2, 2, metavar="L")),
         "0 (content) to 1 (style), 0.5 is neutral; several make a strip; those of the scheme "
         "first_release are the whole numbers from -2 (content) to 2 (style)",
         recorded=False,
@@ -102,12 +94,12 @@ def focus(
     ),
     scheme: str = Option(
         "focus",
-        Choice(words=("focus", "first_release")),
+        choice("focus", "first_release"),
         "which slider: today's, or the five levels of the first release",
     ),
     bands: Bands | None = Option(
         None,
-        BandsKind(metavar="K", nargs=4),
+        Kind(check=_checked_bands, record=asdict, metavar="K", nargs=4),
         "principal components that fade (content, style, rank, alone); None: the model's own",
         recorded=False,
     ),

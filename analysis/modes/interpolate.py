@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.modes.heavy import jobs, model, noises, pictures, sampling, sources, torch
-from analysis.modes.kinds import Choice, Whole
+from analysis.modes.kinds import choice, whole
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
 
@@ -32,9 +32,9 @@ def interpolate(
         "any", "the same kind of thing; None: between latents", many=False, default=None
     ),
     *,
-    frames: int = Option(9, Whole(2, 10_000), "how many, both ends included", recorded=False),
-    method: str = Option("slerp", Choice(words=("slerp", "lerp")), "the way between the ends"),
-    makes: str = Option("image", Choice(words=("image", "text")), "what is made", recorded=False),
+    frames: int = Option(9, whole(2, 10_000), "how many, both ends included", recorded=False),
+    method: str = Option("slerp", choice("slerp", "lerp"), "the way between the ends"),
+    makes: str = Option("image", choice("image", "text"), "what is made", recorded=False),
     request: jobs.Request,
 ) -> jobs.Job:
     """A film from one context to another, or from one initial latent to another.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lib.checks import number, whole_number
@@ -11,200 +11,129 @@ from lib.lazy import Lazy
 
 tensors = Lazy("analysis.modes.tensors")
 
+LAST_SEED = 2**63 - 1
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What values an option takes; this one takes anything.
+    """What values an option takes; if nothing else is said, anything.
 
     Attributes:
+        check: (name of the option, value) -> the value as the mode gets it; raises ValueError with
+            one sentence if it is not allowed.
+        read: one word of the shell -> a value.
+        record: value -> plain JSON types, for the record of a result.
+        range: what is allowed, for `help()` and `--help`; empty where the help says it.
         metavar: the value in `--help`.
         nargs: how many words of the shell are one value.
+        each: where an option takes several values, the kind of each.
     """
 
-    metavar: str | None = field(default=None, kw_only=True)
-    nargs: str | int | None = field(default=None, kw_only=True)
-
-    def check(self, name: str, value: Any) -> Any:
-        """The value as the mode gets it; ValueError with a sentence if it is not allowed."""
-        return value
-
-    def read(self, word: str) -> Any:
-        """One word of the shell as a value."""
-        return word
-
-    def record(self, value: Any) -> Any:
-        """The value as plain JSON types, for the record of a result."""
-        return value
-
-    def range(self) -> str:
-        """What is allowed, for `help()` and `--help`; empty where the help says it."""
-        return ""
+    check: Callable[[str, Any], Any] = lambda name, value: value
+    read: Callable[[str], Any] = str
+    record: Callable[[Any], Any] = lambda value: value
+    range: str = ""
+    metavar: str | tuple[str, ...] | None = None
+    nargs: str | int | None = None
+    each: Kind | None = None
 
 
-@dataclass(frozen=True)
-class Whole(Kind):
+def whole(low: int = 1, high: int = 1000) -> Kind:
     """Whole numbers from `low` to `high`."""
 
-    low: int = 1
-    high: int = 1000
-    metavar: str | None = field(default="N", kw_only=True)
+    def check(name: str, value: Any) -> int:
+        return whole_number(name, value, low, high)
 
-    def check(self, name: str, value: Any) -> int:
-        """An int."""
-        return whole_number(name, value, self.low, self.high)
-
-    def read(self, word: str) -> int:
-        """Digits."""
-        return int(word)
-
-    def range(self) -> str:
-        """The two bounds."""
-        return f"{self.low} to {self.high}"
+    return Kind(check=check, read=int, range=f"{low} to {high}", metavar="N")
 
 
-@dataclass(frozen=True)
-class Real(Kind):
+def real(low: float = 0.0, high: float = 1.0, metavar: str = "X") -> Kind:
     """Finite numbers from `low` to `high`."""
 
-    low: float = 0.0
-    high: float = 1.0
-    metavar: str | None = field(default="X", kw_only=True)
+    def check(name: str, value: Any) -> float:
+        return number(name, value, low, high)
 
-    def check(self, name: str, value: Any) -> float:
-        """A float."""
-        return number(name, value, self.low, self.high)
-
-    def read(self, word: str) -> float:
-        """A decimal number."""
-        return float(word)
-
-    def range(self) -> str:
-        """The two bounds."""
-        return f"{self.low:g} to {self.high:g}"
+    return Kind(check=check, read=float, range=f"{low:g} to {high:g}", metavar=metavar)
 
 
-@dataclass(frozen=True)
-class Choice(Kind):
+def choice(*words: str) -> Kind:
     """One of several words."""
 
-    words: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "metavar", "|".join(self.words))
-
-    def check(self, name: str, value: Any) -> str:
-        """The word."""
-        if not isinstance(value, str) or value not in self.words:
-            raise ValueError(f"{name} is {value!r}: choose {' or '.join(self.words)}.")
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise ValueError(f"{name} is {value!r}: choose {' or '.join(words)}.")
         return value
 
-    def range(self) -> str:
-        """All of them."""
-        return " or ".join(self.words)
+    return Kind(check=check, range=" or ".join(words), metavar="|".join(words))
 
 
-@dataclass(frozen=True)
-class Several(Kind):
-    """One value of another kind, or a list of them: as many as `length`, if that is given."""
+def several(each: Kind) -> Kind:
+    """One value of another kind, or a list of them; tensors and arrays are lists, too."""
 
-    of: Kind = Kind()
-    length: int | None = None
-    nargs: str | int | None = field(default="+", kw_only=True)
-
-    def check(self, name: str, value: Any) -> list[Any]:
-        """A list; tensors and arrays are lists, too."""
+    def check(name: str, value: Any) -> list[Any]:
         value = value.tolist() if hasattr(value, "tolist") else value
         single = isinstance(value, str) or not isinstance(value, Sequence)
-        values = [self.of.check(name, v) for v in ([value] if single else value)]
-        if not values or (self.length and len(values) != self.length):
-            raise ValueError(
-                f"{name} has {len(values)} values: give {self.length or 'at least one'}."
-            )
+        values = [each.check(name, v) for v in ([value] if single else value)]
+        if not values:
+            raise ValueError(f"{name} has 0 values: give at least one.")
         return values
 
-    def read(self, word: str) -> Any:
-        """One of the values."""
-        return self.of.read(word)
-
-    def range(self) -> str:
-        """Of each value."""
-        return self.of.range()
+    return Kind(
+        check=check, read=each.read, range=each.range, metavar=each.metavar, nargs="+", each=each
+    )
 
 
-@dataclass(frozen=True)
-class Interval(Several):
-    """Two timesteps, the lower one first."""
+def interval() -> Kind:
+    """Two timesteps, (low, high)."""
+    each = real(0, 1000)
 
-    of: Kind = Real(0, 1000)
-    length: int | None = 2
-    nargs: str | int | None = field(default=2, kw_only=True)
-    metavar: str | tuple[str, ...] | None = field(default=("LOW", "HIGH"), kw_only=True)
-
-    def check(self, name: str, value: Any) -> tuple[float, float]:
-        """(low, high)."""
+    def check(name: str, value: Any) -> tuple[float, float]:
         if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
             raise ValueError(f"{name} is {value!r}: give two timesteps, (low, high), or None.")
-        low, high = super().check(name, value)
+        low, high = (each.check(name, timestep) for timestep in value)
         if low > high:
             raise ValueError(f"{name} is {value!r}: give the lower timestep first.")
         return low, high
 
-    def record(self, value: Any) -> list[float]:
-        """As a list."""
-        return list(value)
+    ends = {"metavar": ("LOW", "HIGH"), "nargs": 2}
+    return Kind(check=check, read=each.read, record=list, range=each.range, each=each, **ends)
 
 
-@dataclass(frozen=True)
-class Seeds(Kind):
+def seeds() -> Kind:
     """A seed, or a list of them: one for each sample of an input, or for each sample of all."""
 
-    metavar: str | None = field(default="S", kw_only=True)
-
-    def check(self, name: str, value: Any) -> int | list[int]:
-        """An int, or a list of ints."""
+    def check(name: str, value: Any) -> int | list[int]:
         value = value.tolist() if hasattr(value, "tolist") else value
         if not isinstance(value, (list, tuple, range)):
-            return whole_number(name, value, 0, 2**63 - 1)
-        seeds = [whole_number(name, v, 0, 2**63 - 1) for v in value]
-        if not seeds:
+            return whole_number(name, value, 0, LAST_SEED)
+        if not value:
             raise ValueError(f"{name} is an empty list: give one seed, or one a sample.")
-        return seeds
+        return [whole_number(name, seed, 0, LAST_SEED) for seed in value]
 
-    def read(self, word: str) -> int | list[int]:
-        """Digits, or several numbers with commas between them."""
+    def read(word: str) -> int | list[int]:
         numbers = [int(part) for part in word.split(",")]
         return numbers[0] if len(numbers) == 1 else numbers
 
-    def range(self) -> str:
-        """From 0 on."""
-        return "0 to 2**63 - 1"
+    return Kind(check=check, read=read, range="0 to 2**63 - 1", metavar="S")
 
 
-@dataclass(frozen=True)
-class Words(Kind):
-    """A text, or a list of them; blank ones are none."""
+def words() -> Kind:
+    """A text, or a list of them, or a context; a blank text is None."""
 
-    metavar: str | None = field(default="TEXT", kw_only=True)
-    nargs: str | int | None = field(default="append", kw_only=True)
-
-    def check(self, name: str, value: Any) -> Any:
-        """Contexts and lists as they are; None instead of a blank text."""
+    def check(name: str, value: Any) -> Any:
         if isinstance(value, (list, tuple)) and len(value) == 1:
             value = value[0]
         return None if isinstance(value, str) and not value.strip() else value
 
-    def record(self, value: Any) -> Any:
-        """Texts as they are; of a context, its digest."""
+    def record(value: Any) -> Any:
         return value if isinstance(value, (str, list)) else tensors.described(value)
 
+    return Kind(check=check, record=record, metavar="TEXT", nargs="append")
 
-@dataclass(frozen=True)
-class Numbers(Kind):
-    """A tensor, an array, or files of them; `Source` and `build` check it against the model."""
 
-    metavar: str | None = field(default="FILE", kw_only=True)
-    nargs: str | int | None = field(default="+", kw_only=True)
+def numbers(metavar: str = "FILE") -> Kind:
+    """A tensor, an array, or files of them; `Source` and `build` check it against the model.
 
-    def record(self, value: Any) -> Any:
-        """Nothing: each sample's own record has the digest of its part."""
-        return None
+    Nothing is recorded of the option: each sample's own record has the digest of its part.
+    """
+    return Kind(record=lambda value: None, metavar=metavar, nargs="+")

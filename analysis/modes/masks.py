@@ -71,16 +71,12 @@ def check_masks(masks: Sequence[Mask | None], fit: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class MaskFile(Kind):
+def mask_files(nargs: str | None = None) -> Kind:
     """An option that is a mask; with `nargs`, or a list of them, None or "-" for no mask."""
 
-    def check(self, name: str, value: Any) -> Any:
-        """A `Mask`, or a list of them."""
-        if self.nargs and isinstance(value, (list, tuple)):
+    def check(name: str, value: Any) -> Any:
+        if nargs and isinstance(value, (list, tuple)):
             return [None if mask is None or mask == "-" else Mask.of(mask) for mask in value]
         return Mask.of(value)
 
-    def record(self, value: Any) -> Any:
-        """What was masked with."""
-        return value.described
+    return Kind(check=check, record=lambda mask: mask.described, metavar="PATH", nargs=nargs)

@@ -16,8 +16,8 @@ from functools import cache
 from typing import Any
 
 from analysis.modes.heavy import jobs, model, pictures, sources, torch
-from analysis.modes.kinds import Numbers, Real, Several
-from analysis.modes.masks import MaskFile, check_masks
+from analysis.modes.kinds import numbers, real, several
+from analysis.modes.masks import check_masks, mask_files
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
 from lib.lazy import Lazy
@@ -34,18 +34,18 @@ WORDS = Input(
 )
 STRENGTH = Option(
     [0.5],
-    Several(Real(), metavar="S"),
+    several(real(metavar="S")),
     "of the text, 0 (pictures only) to 1 (text only); several make a strip",
     recorded=False,
 )
-SCALE_TEXT = Option(None, Real(0, 100), "guidance of the text; None: the model's", recorded=False)
+SCALE_TEXT = Option(None, real(0, 100), "guidance of the text; None: the model's", recorded=False)
 SCALE_IMAGE = Option(
-    None, Real(0, 100), "guidance of the pictures; None: the model's", recorded=False
+    None, real(0, 100), "guidance of the pictures; None: the model's", recorded=False
 )
 IMAGE_CONTEXT = Option(
-    None, Numbers(), "precomputed, instead of encoding the pictures", recorded=False
+    None, numbers(), "precomputed, instead of encoding the pictures", recorded=False
 )
-TEXT_CONTEXT = Option(None, Numbers(), "precomputed, instead of encoding the text", recorded=False)
+TEXT_CONTEXT = Option(None, numbers(), "precomputed, instead of encoding the text", recorded=False)
 
 
 @mode(
@@ -193,23 +193,23 @@ def blend(
     *,
     weights: list[float] | None = Option(
         None,
-        Several(Real(0, 1000), metavar="W"),
+        several(real(0, 1000, metavar="W")),
         "of each picture's tokens, or of all; 0 leaves one out; None: 1",
         recorded=False,
     ),
     focus: list[float] = Option(
         [0.5],
-        Several(Real(), metavar="L"),
+        several(real(metavar="L")),
         "level of each picture, or of all, 0 (content) to 1 (style), 0.5 is neutral",
         recorded=False,
     ),
     masks: Any = Option(
         None,
-        MaskFile(metavar="PATH", nargs="+"),
+        mask_files("+"),
         "one a picture (or one for all), white is kept; - or None for a picture without mask",
         recorded=False,
     ),
-    strength: float = Option(0.5, Real(metavar="S"), "of the text", recorded=False),
+    strength: float = Option(0.5, real(metavar="S"), "of the text", recorded=False),
     scale_text: float | None = SCALE_TEXT,
     scale_image: float | None = SCALE_IMAGE,
     request: jobs.Request,

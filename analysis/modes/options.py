@@ -6,7 +6,7 @@ sentence, the flag of the command and its line in `--help`, and what a record ke
 `Settings` has what every mode takes. What one mode takes besides stands in that mode's signature,
 as the default of a keyword (`analysis.modes.table.mode`):
 
-    def edit(vd, images, source, target, *, feather=Option(0, Whole(0, 512), "..."), settings): ...
+    def edit(vd, images, source, target, *, feather=Option(0, whole(0, 512), "..."), settings): ...
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from analysis.modes.kinds import Choice, Interval, Kind, Numbers, Real, Seeds, Several, Whole, Words
+from analysis.modes.kinds import Kind, choice, interval, numbers, real, seeds, whole, words
 
 if TYPE_CHECKING:
     from lib.schedule import NoiseSchedule
@@ -57,7 +57,7 @@ class Option:
 
     def line(self) -> str:
         """Its help, with range and default."""
-        range = self.kind.range()
+        range = self.kind.range
         default = "" if self.default is None else f"default {_plain(self.default)}"
         about = "; ".join(part for part in (range, default) if part)
         return f"{self.help} ({about})" if about else self.help
@@ -82,22 +82,19 @@ def _plain(value: Any) -> str:
 
 def _reader(option: Option) -> Callable[[str], Any]:
     """For argparse: a word as a value, or its sentence."""
-    several = isinstance(option.kind, Several)
-    of = option.kind.of if several else option.kind
+    of = option.kind.each or option.kind
 
     def read(word: str) -> Any:
         try:
             value = of.read(word)
         except (ValueError, OverflowError):  # no number, or one with thousands of digits
             value = word
-        if not of.range():  # several words are one value, or it takes a model to check it
+        if not of.range:  # several words are one value, or it takes a model to check it
             return value
         try:
             of.check("", value)
         except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"{word!r} is not allowed: give {of.range()}"
-            ) from None
+            raise argparse.ArgumentTypeError(f"{word!r} is not allowed: give {of.range}") from None
         return value
 
     return read
@@ -114,26 +111,26 @@ def options_of(declared: type | Mapping[str, Any]) -> dict[str, Option]:
 class Settings:
     """What every mode takes by keyword, checked."""
 
-    n: int = Option(1, Whole(1, 100_000), "samples of each input", recorded=False)
+    n: int = Option(1, whole(1, 100_000), "samples of each input", recorded=False)
     seed: int | list[int] | None = Option(
         None,
-        Seeds(),
+        seeds(),
         "of the first sample, the next count on; or several (1,2,3), one a sample; None draws",
         recorded=False,
     )
-    steps: int | None = Option(None, Whole(1, 999), "sampling steps; None: the model's")
+    steps: int | None = Option(None, whole(1, 999), "sampling steps; None: the model's")
     spacing: str = Option(
         "exact",
-        Choice(words=("exact", "released")),
+        choice("exact", "released"),
         "of the timesteps; released is the first release's, which takes more steps than asked for "
         "where 1000 is no multiple of them",
     )
     scale: float | None = Option(
-        None, Real(0, 100), "guidance; 1 is the plain conditional model; None: the mode's"
+        None, real(0, 100), "guidance; 1 is the plain conditional model; None: the mode's"
     )
     negative_prompt: Any = Option(
         None,
-        Words(),
+        words(),
         "what texts are guided away from, and pictures where no text conditions; one, or one an "
         "input",
         recorded=False,
@@ -148,63 +145,63 @@ class Settings:
     )
     sampler: str = Option(
         "ddim",
-        Choice(words=("ddim", "dpmpp_2m", "heun", "euler", "unipc")),
+        choice("ddim", "dpmpp_2m", "heun", "euler", "unipc"),
         "see lib.sampler",
     )
-    eta: float = Option(0.0, Real(), "share of fresh noise a step; ddim only")
+    eta: float = Option(0.0, real(), "share of fresh noise a step; ddim only")
     interval: tuple[float, float] | None = Option(
-        None, Interval(), "timesteps between which to guide; None: guide at every timestep"
+        None, interval(), "timesteps between which to guide; None: guide at every timestep"
     )
     fidelity: float = Option(
-        0.0, Real(), "how late to start: 0 from noise alone, 1 returns what is started from"
+        0.0, real(), "how late to start: 0 from noise alone, 1 returns what is started from"
     )
     start: Any = Option(
         None,
-        Numbers(metavar="PATH"),
+        numbers("PATH"),
         "what to start from with fidelity: pictures (texts, where texts are made), or latents; "
         "None: the inputs",
         recorded=False,
     )
     latents: Any = Option(
         None,
-        Numbers(),
+        numbers(),
         "initial noise instead of the seeds', one a sample: tensor, array, .safetensors, .npy",
         recorded=False,
     )
     noise: str = Option(
         "sample",
-        Choice(words=("sample", "official")),
+        choice("sample", "official"),
         "sample: a generator a sample; official: the released code's, one draw for the n samples "
         "of an input",
     )
     height: int | None = Option(
-        None, Whole(8, 8192), "of pictures, in pixels; None: the model's", where="image"
+        None, whole(8, 8192), "of pictures, in pixels; None: the model's", where="image"
     )
     width: int | None = Option(
-        None, Whole(8, 8192), "of pictures, in pixels; None: the model's", where="image"
+        None, whole(8, 8192), "of pictures, in pixels; None: the model's", where="image"
     )
     fit: str = Option(
         "squeeze",
-        Choice(words=("squeeze", "crop", "pad")),
+        choice("squeeze", "crop", "pad"),
         "how pictures that are not square become so: squeezed (as the released code does), cropped "
         "or padded",
     )
     temperature: float | None = Option(
         None,
-        Real(0, 100),
+        real(0, 100),
         "of decoding texts: 0 takes the most likely word; None: the model's",
         where="text",
         recorded=False,
     )
     output: str = Option(
         "pil",
-        Choice(words=("pil", "tensor", "latents")),
+        choice("pil", "tensor", "latents"),
         "pil: pictures and strings; tensor, latents: numbers",
         flags=("--as", "--output"),
     )
     batch_size: int | None = Option(
         None,
-        Whole(1, 4096),
+        whole(1, 4096),
         "samples in memory at a time; None: by the model's size",
         recorded=False,
         flags=("--batch", "--batch-size"),

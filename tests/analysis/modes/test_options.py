@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from analysis.modes import MODES, text_to_image
-from analysis.modes.kinds import Interval, Real, Seeds, Several, Whole, Words
+from analysis.modes.kinds import interval, real, seeds, several, whole, words
 from analysis.modes.options import ELSEWHERE, Option, Settings, options_of
 from analysis.modes.table import Input, mode
 
@@ -36,19 +36,19 @@ def test_every_hint_leads_to_an_option_or_an_input():
 @pytest.mark.parametrize(
     ("kind", "value", "result"),
     [
-        (Whole(1, 10), np.int32(3), 3),
-        (Real(0, 1), np.float32(0.5), 0.5),
-        (Real(0, 1), 1, 1.0),
-        (Several(Real()), 0.5, [0.5]),
-        (Several(Real()), torch.tensor([0.0, 1.0]), [0.0, 1.0]),
-        (Several(Real()), range(2), [0.0, 1.0]),
-        (Interval(), (3, np.int64(9)), (3.0, 9.0)),
-        (Seeds(), np.int64(7), 7),
-        (Seeds(), [5], [5]),
-        (Seeds(), range(3), [0, 1, 2]),
-        (Seeds(), torch.tensor([4, 2]), [4, 2]),
-        (Words(), " ", None),
-        (Words(), ["a ring"], "a ring"),
+        (whole(1, 10), np.int32(3), 3),
+        (real(0, 1), np.float32(0.5), 0.5),
+        (real(0, 1), 1, 1.0),
+        (several(real()), 0.5, [0.5]),
+        (several(real()), torch.tensor([0.0, 1.0]), [0.0, 1.0]),
+        (several(real()), range(2), [0.0, 1.0]),
+        (interval(), (3, np.int64(9)), (3.0, 9.0)),
+        (seeds(), np.int64(7), 7),
+        (seeds(), [5], [5]),
+        (seeds(), range(3), [0, 1, 2]),
+        (seeds(), torch.tensor([4, 2]), [4, 2]),
+        (words(), " ", None),
+        (words(), ["a ring"], "a ring"),
     ],
 )
 def test_values_of_any_type_are_the_same(kind, value, result):
@@ -59,21 +59,21 @@ def test_values_of_any_type_are_the_same(kind, value, result):
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
-        (Whole(1, 10), 11, "x is 11: give a whole number from 1 to 10"),
-        (Whole(1, 10), True, "x is True: give a whole number"),
-        (Whole(1, 10), "3", "x is '3': give a whole number"),
-        (Real(0, 1), float("nan"), "x is nan: give a number from 0 to 1"),
-        (Real(0, 1), 1e400, "x is inf"),
-        (Several(Real()), [], "x has 0 values: give at least one"),
-        (Several(Real()), [0.5, 2], "x is 2: give a number"),
-        (Several(Real()), "half", "x is 'half'"),
-        (Interval(), (9, 3), "give the lower timestep first"),
-        (Interval(), 5, "give two timesteps"),
-        (Seeds(), -1, "x is -1"),
-        (Seeds(), 2**63, "x is 9223372036854775808"),
-        (Seeds(), [], "x is an empty list"),
-        (Seeds(), [1, 2.5], "x is 2.5"),
-        (Seeds(), "20", "x is '20'"),
+        (whole(1, 10), 11, "x is 11: give a whole number from 1 to 10"),
+        (whole(1, 10), True, "x is True: give a whole number"),
+        (whole(1, 10), "3", "x is '3': give a whole number"),
+        (real(0, 1), float("nan"), "x is nan: give a number from 0 to 1"),
+        (real(0, 1), 1e400, "x is inf"),
+        (several(real()), [], "x has 0 values: give at least one"),
+        (several(real()), [0.5, 2], "x is 2: give a number"),
+        (several(real()), "half", "x is 'half'"),
+        (interval(), (9, 3), "give the lower timestep first"),
+        (interval(), 5, "give two timesteps"),
+        (seeds(), -1, "x is -1"),
+        (seeds(), 2**63, "x is 9223372036854775808"),
+        (seeds(), [], "x is an empty list"),
+        (seeds(), [1, 2.5], "x is 2.5"),
+        (seeds(), "20", "x is '20'"),
     ],
 )
 def test_values_that_are_not_allowed_are_one_sentence(kind, value, message):
@@ -121,11 +121,11 @@ def test_every_setting_is_in_every_mode_that_has_a_use_for_it():
 def test_the_shell_reads_what_python_takes():
     parser = argparse.ArgumentParser(exit_on_error=False)
     declared = {
-        "seed": Option(None, Seeds(), "."),
-        "levels": Option([0.5], Several(Real(-2, 2)), ".", flags=("--level", "--levels")),
-        "interval": Option(None, Interval(), "."),
-        "words": Option(None, Words(), "."),
-        "count_of": Option(1, Whole(1, 5), "."),
+        "seed": Option(None, seeds(), "."),
+        "levels": Option([0.5], several(real(-2, 2)), ".", flags=("--level", "--levels")),
+        "interval": Option(None, interval(), "."),
+        "words": Option(None, words(), "."),
+        "count_of": Option(1, whole(1, 5), "."),
     }
     for name, option in declared.items():
         option.add_to(parser, name)
@@ -153,8 +153,8 @@ def test_a_mode_is_a_function_and_all_follows():
         vd,
         texts=Input("text", "what to try"),
         *,
-        much=Option(1, Whole(1, 3), "how much"),
-        secret=Option(None, Real(), "not for records", recorded=False),
+        much=Option(1, whole(1, 3), "how much"),
+        secret=Option(None, real(), "not for records", recorded=False),
         request,
     ):
         """A mode that hands back what it is given."""
