@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from analysis.modes.shell import add_model_options, load_model, name_passed_over
+from analysis.modes.shell import add_model_options, load_model, name_passed_over, share_of
 from analysis.modes.table import MODES, Input, Mode
 
 if TYPE_CHECKING:
@@ -130,6 +130,12 @@ def _add_mode(parser: argparse.ArgumentParser, mode: Mode) -> None:
     add = parser.add_argument_group("results").add_argument
     add("--out", default="output", metavar="DIR", help="results go to DIR/MODE (default: output)")
     add("--again", action="store_true", help="make also what lies in the output folder already")
+    add(
+        "--share",
+        metavar="I/N",
+        help="make only every N-th result from the I-th (0 to N - 1) on, as one of N machines that "
+        "write into one folder; processes of torchrun and accelerate share without being told",
+    )
     add("--sheet", action="store_true", help="save a contact sheet of the pictures in DIR/sheets")
     add("--film", choices=("gif", "mp4"), help="save the pictures as a film in DIR/films, too")
     add_model_options(parser)
@@ -166,6 +172,11 @@ def run_mode(args: argparse.Namespace) -> int:
         from analysis.results.films import check_film
 
         check_film(film)
+    args.share = share_of(args.share)
+    if args.share[1] > 1 and (args.sheet or film):
+        raise ValueError("--sheet and --film show all results: make them when all are there.")
+    if args.share[1] > 1 and given.get("seed") is None:
+        raise ValueError("Processes that share a job draw no seed of their own: give --seed.")
     prepare(args.out, args.command)
     vd = load_model(args)
     try:
@@ -230,7 +241,8 @@ def run_job(job: Job, args: argparse.Namespace) -> int:
     extras: dict[str, Path] = {}
     trouble: BaseException | None = None
     try:
-        make(job, args.out, again=args.again, progress=not args.quiet, report=report)
+        how = {"again": args.again, "progress": not args.quiet, "share": args.share}
+        make(job, args.out, report=report, **how)
         if args.sheet and job.data == "image":
             extras["sheet"] = save_sheet(saved, args.out)
         if args.film:

@@ -115,7 +115,9 @@ def _to_disk(written: Path) -> None:
 # ---------------------------------------------------------------------- new files under a number
 
 
-def write_numbered(folder: Path, contents: Callable[[int], dict[str, bytes]]) -> list[Path]:
+def write_numbered(
+    folder: Path, contents: Callable[[int], dict[str, bytes]], wanted: int | None = None
+) -> list[Path]:
     """Write files of a new running number: all or none, and none over another.
 
     The number is one that no file in the folder has, whose name begins with it: `0007_...`. It is
@@ -125,6 +127,7 @@ def write_numbered(folder: Path, contents: Callable[[int], dict[str, bytes]]) ->
     Args:
         folder: made if missing.
         contents: from the number to names and contents, in the order in which they appear.
+        wanted: the number to take if nobody has it; else, or if None, the next free one.
 
     Returns:
         The paths, in that order.
@@ -134,9 +137,12 @@ def write_numbered(folder: Path, contents: Callable[[int], dict[str, bytes]]) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = os.listdir(folder)
-    number = 1 + max(_numbers(names), default=0)
-    while not (claim := _claimed(folder, number)):
-        number += 1
+    number = wanted or 0
+    claim = _claimed(folder, number) if wanted else None
+    if claim is None:
+        number = 1 + max(_numbers(names), default=0)
+        while not (claim := _claimed(folder, number)):
+            number += 1
     try:
         # Claims go only under a higher one, so that nobody takes a number whose claim is on its way
         for name in names:
@@ -155,6 +161,20 @@ def write_numbered(folder: Path, contents: Callable[[int], dict[str, bytes]]) ->
     finally:
         claim.unlink(missing_ok=True)
     return list(paths)
+
+
+def next_number(folder: Path, owner: str) -> int:
+    """The first of the running numbers that belong to `owner`: noted once, the same ever after.
+
+    For who writes many files from several processes: the first one notes the next free number
+    in a file of the folder, `.<owner>.plan`, which is the caller's to remove in the end.
+    """
+    plan = folder / f".{owner}.plan"
+    with beside(plan) as temporary:
+        temporary.write_text(str(1 + max(_numbers(os.listdir(folder)), default=0)))
+        with suppress(FileExistsError):
+            _place(temporary, plan)
+    return int(plan.read_text())
 
 
 def is_being_written(path: Path) -> bool:

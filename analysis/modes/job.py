@@ -13,6 +13,7 @@ record.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from analysis.modes.sampling import Conditions, denoise, draws
 from analysis.modes.source import Sample
 from analysis.results.outputs import OUT, Saved, finished, identity, read_record, save
 from analysis.results.result import Result, flat_record, joined
-from lib.files import held_interrupts
+from lib.files import held_interrupts, next_number
 from lib.fingerprints import fingerprint, model_digests, tensor_digest
 from lib.model import VersatileDiffusion
 from lib.noise import SampleNoise
@@ -237,8 +238,13 @@ def make(
     again: bool = False,
     progress: bool = True,
     report: Callable[[Saved], None] = lambda saved: None,
+    share: tuple[int, int] | None = None,
+    first: int | None = None,
 ) -> None:
     """Make a job's samples, saving each batch as soon as it is there.
+
+    Processes that share a job write the very files that one alone writes: sample k has the running
+    number `first + k`, which the first of them notes in the folder until all is there.
 
     Args:
         job: what to make.
@@ -246,21 +252,35 @@ def make(
         again: make also what is there already (nothing is overwritten, it gets another number).
         progress: show a bar.
         report: called with each result, first those that were there, then each that is saved.
+        share: (i, n): make only every n-th sample from the i-th on, as one of n processes.
+        first: running number of sample 0; None: the next free one.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; what was reported is saved.
         OSError: a result could not be saved; those reported are.
     """
     there = {} if again else finished(out, job.mode)
+    asked = [identity(job.record_of(k)) for k in range(len(job))]
+    mine, n = share or (0, 1)
     todo: list[int] = []
-    for k in range(len(job)):
-        path = there.get(identity(job.record_of(k)))
+    for k in range(mine, len(job), n):
+        path = there.get(asked[k])
         if path is None:
             todo.append(k)
         else:
             report(Saved(path, read_record(path), new=False))
+    folder = Path(out) / job.mode
+    owner = hashlib.sha256("\n".join(asked).encode()).hexdigest()[:16]
+    shared = n > 1 and not set(asked) <= there.keys()
+    if shared and first is None:
+        first = next_number(folder, owner)
+    done = 0
     for part in job.run(todo, progress) if todo else ():
         with held_interrupts():
             for k in range(len(part)):
-                (path,) = save(part[k], out)
+                number = None if first is None else [first + todo[done]]
+                (path,) = save(part[k], out, number)
+                done += 1
                 report(Saved(path, read_record(path), new=True))
+    if shared and set(asked) <= finished(out, job.mode).keys():
+        (folder / f".{owner}.plan").unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,12 +35,33 @@ def load_model(args: argparse.Namespace) -> Any:
     from lib.checkpoints import load
 
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    vd = load(args.model, device=args.device, dtype=dtype)
+    device = args.device
+    if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    vd = load(args.model, device=device, dtype=dtype)
     for path in args.lora or ():
         from lib.checkpoints.lora import merge_lora
 
         merge_lora(vd, path)
     return vd
+
+
+def share_of(told: str | None) -> tuple[int, int]:
+    """Number of this process among those that share a job, and how many they are.
+
+    Args:
+        told: "I/N", or None: as torchrun and accelerate tell their processes (RANK, WORLD_SIZE).
+
+    Raises:
+        ValueError: no such share.
+    """
+    text = told or f"{os.environ.get('RANK', 0)}/{os.environ.get('WORLD_SIZE', 1)}"
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise ValueError(
+            f"share is {text!r}: give I/N, the I-th of N processes counted from 0, such as 0/4."
+        )
+    return int(number), int(count)
 
 
 def set_warnings(args: argparse.Namespace) -> None:

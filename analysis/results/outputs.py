@@ -68,10 +68,15 @@ def slug(text: str, longest: int = 40) -> str:
     return short
 
 
-def save(result: Result, out: str | Path = OUT) -> list[Path]:
+def save(result: Result, out: str | Path = OUT, numbers: Sequence[int] | None = None) -> list[Path]:
     """Write every sample to `out/<mode>/`, with its record beside it.
 
     Ctrl-C while saving takes effect when everything is saved.
+
+    Args:
+        result: what to write.
+        out: folder.
+        numbers: running numbers to take where they are free; None: the next free ones.
 
     Returns:
         The path of each picture (.png), text (.txt) or tensor (.safetensors); the record has the
@@ -86,7 +91,8 @@ def save(result: Result, out: str | Path = OUT) -> list[Path]:
     with held_interrupts():
         for k in range(len(result)):
             try:
-                paths.append(_save_one(folder, result, k))
+                wanted = None if numbers is None else numbers[k]
+                paths.append(_save_one(folder, result, k, wanted))
             except OSError as error:
                 before = f" The {k} before it are saved." if k else ""
                 raise OSError(
@@ -260,7 +266,7 @@ def save_sheet(saved: Sequence[Saved], out: str | Path = OUT) -> Path:
     return path
 
 
-def _save_one(folder: Path, result: Result, k: int) -> Path:
+def _save_one(folder: Path, result: Result, k: int, wanted: int | None) -> Path:
     record = result.record_of(k)
     ending = "png" if result.images else "txt" if result.tensors is None else "safetensors"
 
@@ -280,7 +286,7 @@ def _save_one(folder: Path, result: Result, k: int) -> Path:
             content = packed({record["output"]: result.tensors[k].contiguous()}, {_KEY: text})
         return {f"{stem}.json": text.encode(), whole["file"]: content}
 
-    return write_numbered(folder, contents)[-1]
+    return write_numbered(folder, contents, wanted)[-1]
 
 
 def as_json(record: dict[str, Any]) -> str:
