@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def make_on_ray(
             f"{mode!r} of {len(inputs)} inputs: give one of {', '.join(MODES)}, and some inputs."
         )
     try:
-        import ray.data
+        ray_data = import_module("ray.data")  # by name: it is no requirement
     except ImportError as error:
         raise ValueError('This needs Ray: pip install "ray[data]", or use --share.') from error
     prepare(out, mode)
@@ -106,7 +107,7 @@ def make_on_ray(
         for i in range(0, len(inputs), part)
     ]
     how = {"model": model, "mode": mode, "out": str(folder.parent), "options": options | {"n": n}}
-    made = ray.data.from_items(parts, override_num_blocks=len(parts)).map(
+    made = ray_data.from_items(parts, override_num_blocks=len(parts)).map(
         Maker, fn_constructor_kwargs=how, concurrency=actors, num_gpus=gpus
     )
     paths = sorted(path for row in made.take_all() for path in row["paths"])
