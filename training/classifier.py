@@ -22,7 +22,7 @@ from training.judge import soften
 from training.stage import Recipe, Stage
 
 TOP = 5
-VIEWS = 20_000
+VIEWS = 16_000
 
 
 class ClassifierStage(Stage):

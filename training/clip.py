@@ -161,8 +161,8 @@ class ClipStage(Stage):
         self.out, self.recipe = out, recipe
         torch.manual_seed(recipe.seed)
         modules = {
-            "clip_text": ClipText(spec.clip, attention="eager"),
-            "clip_vision": ClipVision(spec.clip, attention="eager"),
+            "clip_text": ClipText(spec.clip),
+            "clip_vision": ClipVision(spec.clip),
             "logit_scale": LogitScale(),
         }
         width = spec.clip.projection
