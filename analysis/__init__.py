@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from analysis.results import Result, read, save
     from analysis.results.figures import save_figure
     from analysis.results.films import save_film
-    from analysis.results.show import show
+    from analysis.results.result import show
     from analysis.widgets import playground
     from data.pictures import open_picture
     from lib.checkpoints import load
@@ -55,7 +55,7 @@ _ROOMS = {
     ),
     "analysis.modes.job": "make",
     "analysis.results": "Result read save",
-    "analysis.results.show": "show",
+    "analysis.results.result": "show",
     "analysis.results.figures": "save_figure",
     "analysis.results.films": "save_film",
     "analysis.inside": "plots walkthrough",

@@ -21,10 +21,10 @@ maps is sample k of the batch. `analysis.inside.heatmaps` lays them over the pic
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -91,35 +91,51 @@ class Activation:
     norm: float
 
 
+@dataclass(eq=False, repr=False)
 class Trace:
-    """A recording; made by `trace`.
+    """A recording of what `vd.eps` computes; its hooks go at the end of its block.
+
+    A context is told to be null by its tokens: those of `vd.null_context`, or of `nulls`. (A prompt
+    "" is therefore null.) Where CLIP is not loaded, give `nulls`.
+
+    Args:
+        vd: the model that is recorded.
+        layers: context layers to record attention of; None is all.
+        branches: "cond", "null" or both.
+        self_attention: also record the map's attention to itself (large: N x N a layer).
+        heads: "mean" averages over heads, "all" keeps them apart.
+        nulls: further contexts to guide away from (negative prompts), as the model is given them.
+        max_bytes: what the recording may hold; what comes after is left out, and said.
 
     Attributes:
-        vd: the model that was recorded.
         maps: attention maps, in the order they were computed.
         activations: statistics of every block, in the order they ran.
         used_bytes: what the recording holds.
         complete: False once something did not fit into `max_bytes` any more.
+
+    Raises:
+        ValueError: an unknown branch or value of heads.
     """
 
-    def __init__(
-        self,
-        vd: VersatileDiffusion,
-        layers: Collection[int] | None,
-        branches: Collection[str],
-        self_attention: bool,
-        heads: str,
-        nulls: Sequence[Context],
-        max_bytes: int,
-    ) -> None:
+    vd: VersatileDiffusion
+    layers: Collection[int] | None = None
+    branches: Collection[str] = BRANCHES
+    self_attention: bool = False
+    heads: str = "mean"
+    nulls: Sequence[Context] = ()
+    max_bytes: int = MAX_BYTES
+
+    def __post_init__(self) -> None:
+        if set(self.branches) - set(BRANCHES) or isinstance(self.branches, str):
+            raise ValueError(
+                f"branches is {self.branches!r}: give a list of 'cond', 'null' or both."
+            )
+        if self.heads not in ("mean", "all"):
+            raise ValueError(f"heads is {self.heads!r}: choose 'mean' or 'all'.")
         self.maps: list[AttentionMap] = []
         self.activations: list[Activation] = []
         self.used_bytes = 0
         self.complete = True
-        self.vd = vd
-        self._layers, self._branches = layers, branches
-        self._self_attention, self._all_heads = self_attention, heads == "all"
-        self._given_nulls, self._max_bytes = list(nulls), max_bytes
         self._known_nulls: dict[tuple[str, str], Tensor | None] = {}
         self._step, self._t, self._data = -1, None, "image"
         self._branch_of: dict[int, str] = {}  # position in the mix -> branch, of the current call
@@ -148,7 +164,7 @@ class Trace:
         """
         if not self.complete:
             raise ValueError(
-                f"The recording stopped at {self._max_bytes} bytes, so an average would leave out "
+                f"The recording stopped at {self.max_bytes} bytes, so an average would leave out "
                 "the last steps: record fewer layers or branches, or allow more (max_bytes)."
             )
         chosen = [
@@ -184,7 +200,7 @@ class Trace:
                 for block in layer.transformer_blocks:
                     cross, itself = (partial(self._after_attention, w) for w in ("cross", "self"))
                     hook(block.attn2.register_forward_hook(cross))
-                    if self._self_attention:
+                    if self.self_attention:
                         hook(block.attn1.register_forward_hook(itself))
 
     def _begin(self, module: nn.Module, args: tuple) -> None:
@@ -194,12 +210,13 @@ class Trace:
         self._step += t != self._t  # conditional and null branch are at the same timestep
         self._t = t
 
-    def _start(self) -> None:
+    def __enter__(self) -> Trace:
         self.vd.require("time_embed")
         self._handles.append(self.vd.time_embed.register_forward_pre_hook(self._begin))
         self._hook_columns()
+        return self
 
-    def _stop(self) -> None:
+    def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._finish()
@@ -208,7 +225,7 @@ class Trace:
         """Hand over the statistics of a call: only now is its branch known."""
         null = bool(self._branch_of) and set(self._branch_of.values()) == {"null"}
         branch = "null" if null else "cond"
-        for block, mean, std, norm in self._pending if branch in self._branches else ():
+        for block, mean, std, norm in self._pending if branch in self.branches else ():
             if self._fits(_ACTIVATION_BYTES):
                 where = self._step, self._t, block, branch
                 self.activations.append(Activation(*where, mean, std, norm))
@@ -237,20 +254,21 @@ class Trace:
         self, attends: str, module: Attention, args: tuple, output: Tensor
     ) -> None:
         here, (x, context) = self._here, args
-        wanted = self._layers is None or here.layer in self._layers
-        if here.branch not in self._branches or not wanted:
+        wanted = self.layers is None or here.layer in self.layers
+        if here.branch not in self.branches or not wanted:
             return
-        heads = module.heads if self._all_heads else 1
+        apart = self.heads == "all"
+        heads = module.heads if apart else 1
         # asked before computing: what does not fit is not computed either
         if self._fits(2 * len(x) * heads * x.shape[1] * context.shape[1]):
-            weights = attention_weights(module, x, context, self._all_heads).half().cpu()
+            weights = attention_weights(module, x, context, apart).half().cpu()
             self.maps.append(replace(here, attends=attends, weights=weights))
 
     def _fits(self, size: int) -> bool:
         """Whether `size` more bytes may be kept; from the first that may not, none are."""
-        if self.complete and self.used_bytes + size > self._max_bytes:
+        if self.complete and self.used_bytes + size > self.max_bytes:
             self.complete = False
-            log.warning("the recording is full (%d bytes): the rest is left out", self._max_bytes)
+            log.warning("the recording is full (%d bytes): the rest is left out", self.max_bytes)
         self.used_bytes += size if self.complete else 0
         return self.complete
 
@@ -258,7 +276,7 @@ class Trace:
         """Told by what the context *is*, whatever the order in which a sampler calls."""
         if kind == "image" and self._data == "image" and not bool(tokens.any()):
             return True
-        candidates = [null.tokens for null in self._given_nulls if null.kind == kind]
+        candidates = [null.tokens for null in self.nulls if null.kind == kind]
         if (kind, self._data) not in self._known_nulls:
             self._known_nulls[kind, self._data] = self._default_null(kind)
         default = self._known_nulls[kind, self._data]
@@ -272,46 +290,17 @@ class Trace:
         return self.vd.null_context(kind, self._data, 1).tokens
 
 
-@contextmanager
-def trace(
-    vd: VersatileDiffusion,
-    *,
-    layers: Collection[int] | None = None,
-    branches: Collection[str] = BRANCHES,
-    self_attention: bool = False,
-    heads: str = "mean",
-    nulls: Sequence[Context] = (),
-    max_bytes: int = MAX_BYTES,
-) -> Iterator[Trace]:
-    """Record what `vd.eps` computes inside the block; the hooks go at its end, whatever happens.
-
-    A context is told to be null by its tokens: those of `vd.null_context`, or of `nulls`. (A prompt
-    "" is therefore null.) Where CLIP is not loaded, give `nulls`.
+def trace(vd: VersatileDiffusion, **options: Any) -> Trace:
+    """Record what `vd.eps` computes within the `with` block of what is returned.
 
     Args:
         vd: the model.
-        layers: context layers to record attention of; None is all.
-        branches: "cond", "null" or both.
-        self_attention: also record the map's attention to itself (large: N x N a layer).
-        heads: "mean" averages over heads, "all" keeps them apart.
-        nulls: further contexts to guide away from (negative prompts), as the model is given them.
-        max_bytes: what the recording may hold; what comes after is left out, and said
-            (`Trace.complete`).
+        options: layers, branches, self_attention, heads, nulls, max_bytes, as `Trace` has them.
 
     Raises:
-        ValueError: an unknown branch or value of heads.
+        ValueError: as `Trace`.
     """
-    wrong = set(branches) - set(BRANCHES)
-    if wrong or isinstance(branches, str):
-        raise ValueError(f"branches is {branches!r}: give a list of 'cond', 'null' or both.")
-    if heads not in ("mean", "all"):
-        raise ValueError(f"heads is {heads!r}: choose 'mean' or 'all'.")
-    recording = Trace(vd, layers, branches, self_attention, heads, nulls, max_bytes)
-    try:
-        recording._start()
-        yield recording
-    finally:
-        recording._stop()
+    return Trace(vd, **options)
 
 
 def attention_weights(module: Attention, x: Tensor, context: Tensor, all_heads: bool) -> Tensor:

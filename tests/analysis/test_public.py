@@ -14,7 +14,7 @@ from PIL import Image
 
 import analysis
 from analysis.results import Result
-from analysis.results.show import Sheet, show
+from analysis.results.result import Sheet, show
 from analysis.widgets import PLAYED, play, playground
 from tests.conftest import drawing
 
