@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.measure.protocol import Settings
-from analysis.measure.report import cells, table, value_text
+from analysis.measure.report import cells, interval_text, table, value_text
 from analysis.metrics.statistics import Estimate
 from lib.config import ModelSpec
 
@@ -137,13 +137,14 @@ def headline(report: Report, spec: ModelSpec, about: Card) -> str:
     Raises:
         ValueError: the report lacks one of them.
     """
-    first = [row for row in about.headlines if row[0]][:3]
-    numbers = [Estimate.from_dict(part_of(report, path)) for _, _, path in first]
-    rows = [(*row[:2], *cells(n)) for row, n in zip(first, numbers, strict=True)]
-    lines = table(("", "measured", "value", "95 % interval", "n"), rows, right=3)
+    told = []
+    for flow, what, path in [row for row in about.headlines if row[0]][:3]:
+        number = Estimate.from_dict(part_of(report, path))
+        told.append(f"{flow}, {what}: **{value_text(number)}** ({interval_text(number)})")
+    n = report["protocol"]["settings"]["n"]
+    text = f"`{spec.name}` on {about.inputs}, n = {n}, 95 % intervals: {'; '.join(told)}."
     link = f"pretrained/{spec.name}/MODEL_CARD.md#measured-quality"
-    link = f"[all numbers, and the command that makes them]({link})"
-    return "\n".join([f"`{spec.name}` on {about.inputs};\n{link}:", "", *lines])
+    return f"{_wrapped(text)}\n[All numbers, and the command that makes them]({link})."
 
 
 def effects(report: Report, spec: ModelSpec) -> str:

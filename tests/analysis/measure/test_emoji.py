@@ -225,7 +225,7 @@ def test_the_card_has_a_number_for_every_row(exact):
     for _, what, place in CARD.rows():
         assert part_of(made, place)["n"] >= 1, what
     first = headline(made, VD_EMOJI, CARD)
-    assert first.count("| 100.0 % |") == 1 and first.count("| 1.000 |") == 2  # shares of real ones
+    assert first.count("**100.0") == 1 and first.count("**1.000**") == 2  # shares of real ones
     told = card(VD_EMOJI, CARD, {"image_data": (5, 10)}, {}, made)
     assert "| concept | 100.0 % | 100.0 % | 100.0 % | 100.0 % | 100.0 % |" in told
     assert all(artist.title in told for artist in load_artists())
