@@ -203,7 +203,7 @@ def test_native_code_never_reads_a_damaged_graph(vd, photos, tmp_path, few_are_m
 
 def test_a_graph_finds_what_an_exact_search_finds(tmp_path):
     rng = np.random.default_rng(0)
-    vectors = torch.from_numpy(rng.normal(size=(4000, 32)).astype(np.float32))
+    vectors = torch.from_numpy(rng.normal(size=(2500, 32)).astype(np.float32))
     vectors = torch.nn.functional.normalize(vectors, dim=1).half()
     shas = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(len(vectors))]
     entries = [Entry(f"{i}.png", 1, 1, sha) for i, sha in enumerate(shas)]

@@ -18,7 +18,16 @@ from analysis.inside.walkthrough import (
     plan_of,
     schedule_table,
 )
-from analysis.results.figures import COLORS, LINES, MARKERS, Chart, save_figure, series_style
+from analysis.results.figures import (
+    COLORS,
+    LINES,
+    MARKERS,
+    Chart,
+    draw_series,
+    new_figure,
+    save_figure,
+    series_style,
+)
 from data.scenes.captions import canonical_caption
 from data.scenes.judge import Reading
 from data.scenes.world import Scene, Thing
@@ -49,9 +58,14 @@ def steps(vd):
 # ---------------------------------------------------------------------- keeping
 
 
-def test_saving_replaces_and_leaves_nothing_behind(vd, tmp_path):
-    figure = plots.noise_schedule(schedule_table(vd, 5))
-    png, svg = save_figure(figure, "noise-schedule", tmp_path)
+def small_chart(last=2.0):
+    figure, ((axes,),) = new_figure(1, 1, 6, 1)
+    draw_series(axes, [0, 1], torch.tensor([1.0, last]), 0, "it")
+    return figure
+
+
+def test_saving_replaces_and_leaves_nothing_behind(tmp_path):
+    png, svg = save_figure(small_chart(), "noise-schedule", tmp_path)
     assert (png.parent.name, png.name, svg.name) == (
         "figures",
         "noise-schedule.png",
@@ -61,17 +75,16 @@ def test_saving_replaces_and_leaves_nothing_behind(vd, tmp_path):
     with Image.open(png) as image:
         assert image.width > 800
     assert b"<svg" in first[1]
-    again = save_figure(plots.noise_schedule(schedule_table(vd, 5)), "noise-schedule", tmp_path)
+    again = save_figure(small_chart(), "noise-schedule", tmp_path)
     assert (again[0].read_bytes(), again[1].read_bytes()) == first
     assert sorted(os.listdir(png.parent)) == ["noise-schedule.png", "noise-schedule.svg"]
     for name in ("../x", "a b", "", "A"):
         with pytest.raises(ValueError, match="a-z, 0-9"):
-            save_figure(figure, name, tmp_path)
+            save_figure(small_chart(), name, tmp_path)
 
 
-def test_a_failed_write_keeps_the_old_figure(vd, tmp_path, monkeypatch):
-    figure = plots.noise_schedule(schedule_table(vd, 5))
-    png, _ = save_figure(figure, "it", tmp_path)
+def test_a_failed_write_keeps_the_old_figure(tmp_path, monkeypatch):
+    png, _ = save_figure(small_chart(), "it", tmp_path)
     before = png.read_bytes()
 
     def full(source, target):
@@ -79,7 +92,7 @@ def test_a_failed_write_keeps_the_old_figure(vd, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        save_figure(plots.noise_schedule(schedule_table(vd, 50)), "it", tmp_path)
+        save_figure(small_chart(3.0), "it", tmp_path)
     assert png.read_bytes() == before and len(os.listdir(png.parent)) == 2
 
 

@@ -34,7 +34,7 @@ def errors(result):
 @pytest.mark.parametrize("scale", [1, 5])
 def test_source_as_target_gives_the_picture_back(vd, source, scale):
     target = source or SOURCE
-    options = {"iterations": 60, "steps": 10, "scale": scale, **QUIET}
+    options = {"iterations": 24, "steps": 10, "scale": scale, **QUIET}
     made = edit(vd, drawing(0), source, target, **options)
     assert errors(made)[0] < 1e-3
     assert same(made.images, decoded(vd, drawing(0))) == (source == target)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from analysis.modes import MODES
 from analysis.results.collection import collect
 from analysis.results.gallery import write_gallery
 from analysis.results.outputs import save
@@ -43,7 +44,7 @@ def out(tmp_path):
 @pytest.fixture
 def page(browser, out):
     """Opens the page of `out`; nothing goes wrong on it, and it asks for nothing elsewhere."""
-    address = write_gallery(out)[0].as_uri()
+    address = write_gallery(out, order=[*MODES])[0].as_uri()
 
     def show(state: str = "", **how) -> Browser:
         browser.open(address + state, **how)
@@ -309,11 +310,11 @@ def test_nothing_sticks_out_of_the_window(page, state, width):
     assert len(shot.convert("RGB").getcolors(1 << 24)) > 20
 
 
-def test_thousands_of_results(browser, tmp_path):
+def test_a_thousand_results(browser, tmp_path):
     (tmp_path / "t2i").mkdir()
     picture = Image.new("RGB", (8, 8))
     picture.save(tmp_path / "one.png")
-    for k in range(3000):
+    for k in range(1000):
         path = tmp_path / "t2i" / f"{k + 1:04d}_p_seed{k}.png"
         os.link(tmp_path / "one.png", path)
         record = {"mode": "t2i", "prompt": f"p {k // 4}", "seed": k, "steps": k % 3}
@@ -323,10 +324,10 @@ def test_thousands_of_results(browser, tmp_path):
     assert browser.js("document.querySelectorAll('*').length") < 3000
     assert len(browser.js(CARDS)) < 200
     browser.press("ArrowRight", "n")
-    assert browser.js("document.getElementById('where').textContent") == "page 2 of 25"
+    assert browser.js("document.getElementById('where').textContent") == "page 2 of 9"
     assert browser.js(FOCUSED) == "t2i/0121_p_seed120.png"
     browser.press("/")
-    browser.type("seed>2990")
+    browser.type("seed>990")
     assert len(browser.js(CARDS)) == 9
     assert browser.errors == []
 
