@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.ops import upsampled_conv
+
 
 class Pointwise(nn.Conv2d):
     """A 1x1 convolution applied to vectors: on a 1x1 map it is a linear layer.
@@ -125,7 +127,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return upsampled_conv(x, self.conv.weight, self.conv.bias)
 
 
 class FlatLinear(nn.Linear):

@@ -21,20 +21,135 @@ import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
 
-from lib.buffers import materialize_after_load
-from lib.config import ClipConfig
+from lib.config import ClipConfig, ClipTextConfig, ClipVisionConfig
 from lib.images import to_pil, to_tensor
-from lib.optimus import check_attention
+from lib.ops import attention
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; a text's tokens see only those before them."""
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        return self.out_proj(attention(q, k, v, self.heads, self.causal, fused=not x.requires_grad))
+
+
+class Perceptron(nn.Module):
+    """`fc2(act(fc1(x)))`; quick_gelu is `x sigmoid(1.702 x)`."""
+
+    def __init__(self, width: int, inner: int, act: str) -> None:
+        super().__init__()
+        self.act = act
+        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        h = self.fc1(x)
+        return self.fc2(h * torch.sigmoid(1.702 * h) if self.act == "quick_gelu" else F.gelu(h))
+
+
+class Layer(nn.Module):
+    """Self-attention, then a perceptron; each after a LayerNorm, each residual."""
+
+    def __init__(self, tower: ClipTextConfig | ClipVisionConfig, causal: bool) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(tower.hidden, tower.heads, causal)
+        self.layer_norm1 = nn.LayerNorm(tower.hidden)
+        self.mlp = Perceptron(tower.hidden, tower.intermediate, tower.act)
+        self.layer_norm2 = nn.LayerNorm(tower.hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class Encoder(nn.Module):
+    """The layers of a tower, one after the other."""
+
+    def __init__(self, tower: ClipTextConfig | ClipVisionConfig, causal: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(tower, causal) for _ in range(tower.layers)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class TextEmbeddings(nn.Module):
+    """Tokens and their positions."""
+
+    def __init__(self, tower: ClipTextConfig) -> None:
+        super().__init__()
+        self.token_embedding = _embedding(tower.vocab, tower.hidden)
+        self.position_embedding = _embedding(tower.positions, tower.hidden)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, L) -> (B, L, C)."""
+        return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+
+
+class PatchEmbeddings(nn.Module):
+    """A class token and one token a patch, and their positions."""
+
+    def __init__(self, tower: ClipVisionConfig) -> None:
+        super().__init__()
+        size = tower.patch_size
+        self.class_embedding = nn.Parameter(torch.empty(tower.hidden))
+        self.patch_embedding = nn.Conv2d(3, tower.hidden, size, stride=size, bias=False)
+        self.position_embedding = _embedding(tower.tokens, tower.hidden)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 1 + N, C)."""
+        pixels = pixels.to(self.class_embedding.dtype)
+        patches = rearrange(self.patch_embedding(pixels), "b c h w -> b (h w) c")
+        first = self.class_embedding.expand(len(pixels), 1, -1)
+        return torch.cat([first, patches], dim=1) + self.position_embedding.weight
+
+
+class TextTower(nn.Module):
+    """A causal transformer over the tokens of a text."""
+
+    def __init__(self, tower: ClipTextConfig) -> None:
+        super().__init__()
+        self.embeddings = TextEmbeddings(tower)
+        self.encoder = Encoder(tower, causal=True)
+        self.final_layer_norm = nn.LayerNorm(tower.hidden)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, L) -> (B, L, C)."""
+        return self.final_layer_norm(self.encoder(self.embeddings(ids)))
+
+
+class VisionTower(nn.Module):
+    """A transformer over the patches of a picture."""
+
+    def __init__(self, tower: ClipVisionConfig) -> None:
+        super().__init__()
+        self.embeddings = PatchEmbeddings(tower)
+        self.pre_layrnorm = nn.LayerNorm(tower.hidden)  # spelt so in all files
+        self.encoder = Encoder(tower, causal=False)
+        self.post_layernorm = nn.LayerNorm(tower.hidden)
+
+    def forward(self, pixels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(B, 3, S, S), and (B, 1 + N, 1) what each token counts -> (B, 1 + N, C)."""
+        h = self.embeddings(pixels)
+        if weights is not None:
+            h = h * weights.to(h)
+        return self.post_layernorm(self.encoder(self.pre_layrnorm(h)))
 
 
 class ClipText(nn.Module):
@@ -42,33 +157,14 @@ class ClipText(nn.Module):
 
     Args:
         cfg: sizes.
-        attention: `"sdpa"` or `"eager"`, same numbers; the latter trains short sequences faster on
-            a CPU.
     """
 
-    def __init__(self, cfg: ClipConfig, attention: str = "sdpa"):
+    def __init__(self, cfg: ClipConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        text = cfg.text
-        clip = CLIPTextModelWithProjection(
-            CLIPTextConfig(
-                vocab_size=text.vocab,
-                hidden_size=text.hidden,
-                intermediate_size=text.intermediate,
-                projection_dim=cfg.projection,
-                num_hidden_layers=text.layers,
-                num_attention_heads=text.heads,
-                max_position_embeddings=text.positions,
-                hidden_act=text.act,
-                bos_token_id=text.bos,
-                eos_token_id=text.eos,
-                pad_token_id=text.eos,
-                attn_implementation=check_attention(attention),
-            )
-        )
-        self.text_model = clip.text_model
-        self.text_projection = clip.text_projection
-        materialize_after_load(self)
+        self.text_model = TextTower(cfg.text)
+        self.text_projection = nn.Linear(cfg.text.hidden, cfg.projection, bias=False)
+        _initialize(self, cfg.text)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Context tokens of texts.
@@ -93,9 +189,8 @@ class ClipText(nn.Module):
                 f"A row of ids has no end-of-text token ({self.cfg.text.eos}): encode texts with "
                 "the tokenizer that belongs to this model."
             )
-        tokens = self.text_projection(self.text_model(input_ids=ids).last_hidden_state)
-        # Padding repeats <end>: the first one is the text's. (transformers' own pooling falls back
-        # to "the largest id" when the configuration says eos = 2, so it is not relied on.)
+        tokens = self.text_projection(self.text_model(ids))
+        # padding repeats <end>: the first one is the text's
         end = is_end.int().argmax(dim=1)
         return tokens, tokens[torch.arange(len(ids), device=ids.device), end]
 
@@ -105,29 +200,14 @@ class ClipVision(nn.Module):
 
     Args:
         cfg: sizes.
-        attention: as in `ClipText`.
     """
 
-    def __init__(self, cfg: ClipConfig, attention: str = "sdpa"):
+    def __init__(self, cfg: ClipConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        vision = cfg.vision
-        clip = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                hidden_size=vision.hidden,
-                intermediate_size=vision.intermediate,
-                projection_dim=cfg.projection,
-                num_hidden_layers=vision.layers,
-                num_attention_heads=vision.heads,
-                image_size=vision.image_size,
-                patch_size=vision.patch_size,
-                hidden_act=vision.act,
-                attn_implementation=check_attention(attention),
-            )
-        )
-        self.vision_model = clip.vision_model
-        self.visual_projection = clip.visual_projection
-        materialize_after_load(self)
+        self.vision_model = VisionTower(cfg.vision)
+        self.visual_projection = nn.Linear(cfg.vision.hidden, cfg.projection, bias=False)
+        _initialize(self, cfg.vision)
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         """Context tokens of pictures: one global (class) token, then one per patch.
@@ -155,17 +235,13 @@ class ClipVision(nn.Module):
         return F.normalize(self._project(pixels, None)[:, 0], dim=-1)
 
     def _project(self, pixels: Tensor, weights: Tensor | None) -> Tensor:
-        vit, size = self.vision_model, self.cfg.vision.image_size
+        size = self.cfg.vision.image_size
         if pixels.dim() != 4 or tuple(pixels.shape[1:]) != (3, size, size):
             raise ValueError(
                 f"Pixels have shape {tuple(pixels.shape)}: give (B, 3, {size}, {size}), as "
                 "preprocess_images makes them."
             )
-        hidden = vit.embeddings(pixels)  #                                  (B, 1 + N, hidden)
-        if weights is not None:
-            hidden = hidden * weights.to(hidden)
-        hidden = vit.encoder(inputs_embeds=vit.pre_layrnorm(hidden)).last_hidden_state
-        return self.visual_projection(vit.post_layernorm(hidden))  #        (B, 1 + N, D)
+        return self.visual_projection(self.vision_model(pixels, weights))  # (B, 1 + N, D)
 
     def token_weights(self, mask: Tensor, batch: int) -> Tensor:
         """What each token counts under a mask.
@@ -217,6 +293,33 @@ def preprocess_images(images: Sequence[Image.Image] | Tensor, cfg: ClipConfig) -
     pixels = to_tensor([_resize(_resize(p, cfg.resize), size) for p in pictures])
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
     return (pixels - mean) / std
+
+
+def _embedding(count: int, width: int) -> nn.Embedding:
+    """Without torch's own first values, for which it imports its compiler where none are kept."""
+    return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
+
+
+@torch.no_grad()
+def _initialize(module: nn.Module, tower: ClipTextConfig | ClipVisionConfig) -> None:
+    """Where training starts: CLIP's own deviations, smaller where many residuals are summed."""
+    if next(module.parameters()).is_meta:
+        return
+    into = (2 * tower.hidden * tower.layers) ** -0.5
+    deviations = {
+        **dict.fromkeys(("q_proj", "k_proj", "v_proj", "fc2"), into),
+        **dict.fromkeys(("out_proj", "text_projection", "visual_projection"), tower.hidden**-0.5),
+        "fc1": (2 * tower.hidden) ** -0.5,
+        **dict.fromkeys(("token_embedding", "position_embedding", "patch_embedding"), 0.02),
+    }
+    for name, parameter in module.named_parameters():
+        layer, _, leaf = name.rpartition(".")
+        if leaf == "class_embedding":
+            parameter.normal_(std=tower.hidden**-0.5)
+        elif leaf == "bias":
+            parameter.zero_()
+        elif parameter.ndim > 1:
+            parameter.normal_(std=deviations[layer.rpartition(".")[2]])
 
 
 def _resize(image: Image.Image, size: int) -> Image.Image:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from lib.clip import ClipText, ClipVision
 from lib.config import COMPONENTS, FLOWS, ModelSpec
+from lib.devices import settle
 from lib.kl_vae import KLDecoder, KLEncoder
-from lib.optimus import OptimusDecoder, OptimusEncoder
+from lib.lazy import Lazy
 from lib.unet import ContextColumn, DataColumn, TimeEmbed
 
 Read = Callable[[str, torch.device, torch.dtype], nn.Module]
@@ -22,6 +23,10 @@ Read = Callable[[str, torch.device, torch.dtype], nn.Module]
 _ATTRIBUTES = {f"{name}_column" if name.endswith("_context") else name: name for name in COMPONENTS}
 """Where a component is kept: contexts are *made* by methods of the context columns' names."""
 
+TEXT_VAE = ("text_encoder", "text_decoder")
+"""Its components: the only ones that are built of transformers' networks."""
+
+optimus = Lazy("lib.optimus")
 _reading = threading.RLock()  # two threads that need the same component read it once
 
 
@@ -39,22 +44,43 @@ def build(spec: ModelSpec, component: str) -> nn.Module:
         return DataColumn(kind, spec.unet)
     if role == "context":
         return ContextColumn(kind, spec.unet)
+    if component in TEXT_VAE:
+        # imported only here: transformers takes longer to import than a small model to sample
+        kind = "OptimusEncoder" if role == "encoder" else "OptimusDecoder"
+        return getattr(optimus, kind)(spec.text_vae)
     network, config = {
         "image_encoder": (KLEncoder, spec.image_vae),
         "image_decoder": (KLDecoder, spec.image_vae),
-        "text_encoder": (OptimusEncoder, spec.text_vae),
-        "text_decoder": (OptimusDecoder, spec.text_vae),
         "clip_text": (ClipText, spec.clip),
         "clip_vision": (ClipVision, spec.clip),
     }[component]
     return network(config)
 
 
+class Structure(Mapping[str, nn.Module]):
+    """Components by name, on `meta`: names and shapes of their parameters, no values."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec, self._built = spec, {}
+
+    def __getitem__(self, name: str) -> nn.Module:
+        """Built when it is first asked for."""
+        if name not in self._built:
+            with torch.device("meta"):
+                self._built[name] = build(self._spec, name)
+        return self._built[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMPONENTS)
+
+    def __len__(self) -> int:
+        return len(COMPONENTS)
+
+
 @lru_cache(maxsize=8)
-def structure(spec: ModelSpec) -> dict[str, nn.Module]:
-    """All components by name, on `meta`: names and shapes of their parameters, no values."""
-    with torch.device("meta"):
-        return {name: build(spec, name) for name in COMPONENTS}
+def structure(spec: ModelSpec) -> Structure:
+    """The one `Structure` of a spec."""
+    return Structure(spec)
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
@@ -162,7 +188,7 @@ class Components(nn.Module):
                         f"This needs {name}, which this model was made without (it has "
                         f"{', '.join(self.loaded) or 'nothing'}): load a whole one."
                     )
-                setattr(self, attribute, self._read(name, self.device, self.dtype))
+                setattr(self, attribute, settle(self._read(name, self.device, self.dtype)))
         return self._modules[attribute]
 
     def require(self, *names: str) -> None:

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lib.config import KLConfig
-from lib.ops import attention
+from lib.ops import attention, upsampled_conv
 
 
 class ResnetBlock(nn.Module):
@@ -91,7 +91,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return upsampled_conv(x, self.conv.weight, self.conv.bias)
 
 
 class Level(nn.Module):

@@ -12,9 +12,17 @@ from torch import Tensor
 SHORT = 256 * 256
 """Up to this many query-key pairs a head, a CPU computes and trains faster with three plain matrix
 operations than with the fused kernel; `python -m benchmarks.attention` prints by how much."""
+ROWS = 512
+"""Queries that `_by_rows` takes together: 512 x 4096 scores are 4 MB, which stay in the cache."""
+LANES = 16
+"""Numbers of a vector register: a matrix product is as fast at width 48 as at 40, or faster."""
+LARGE_MAP = 32 * 32
+"""Pixels of a map from which on `upsampled_conv` is worth making its kernel."""
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False, fused: bool = False
+) -> Tensor:
     """Multi-head scaled dot-product attention: `softmax(q k^T / sqrt(d)) v` in every head.
 
     Args:
@@ -22,6 +30,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         k: (B, M, heads * d) keys.
         v: (B, M, heads * d) values.
         heads: number of heads; the width must be a multiple of it.
+        causal: query i sees keys 0 ... i only.
+        fused: take torch's fused kernel in any case: what CLIP's contexts were always made by.
 
     Returns:
         (B, N, heads * d).
@@ -29,12 +39,70 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     Source: Vaswani et al. 2017, equation 1.
     """
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
-    if q.device.type == "cpu" and q.shape[2] * k.shape[2] <= SHORT:
+    on_cpu = q.device.type == "cpu" and not fused
+    learns = any(x.requires_grad for x in (q, k, v))
+    if on_cpu and q.shape[2] * k.shape[2] <= SHORT:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+            scores = scores.masked_fill(later, -math.inf)
         out = scores.softmax(dim=-1) @ v
+    elif on_cpu and q.dtype == torch.bfloat16 and not (causal or learns):
+        out = _by_rows(q, k, v)
     else:
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return rearrange(out, "b h n d -> b n (h d)")
+
+
+def _by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same in bfloat16 on a CPU: head by head, `ROWS` queries at a time, no gradients.
+
+    torch's fused kernel leaves most of a CPU's bfloat16 instructions unused here (see
+    `benchmarks/README.md`).
+
+    Args:
+        q: (B, heads, N, d).
+        k, v: (B, heads, M, d).
+
+    Returns:
+        (B, heads, N, d).
+    """
+    width, scale = v.shape[-1], q.shape[-1] ** -0.5
+    v = F.pad(v, (0, -width % LANES))
+    out = q.new_empty(*q.shape[:-1], v.shape[-1])
+    scores = q.new_empty(min(ROWS, q.shape[2]), k.shape[2])
+    heads = zip(*(x.flatten(0, 1) for x in (q * scale, k.mT.contiguous(), v, out)), strict=True)
+    for q_head, k_head, v_head, out_head in heads:
+        for rows, result in zip(q_head.split(ROWS), out_head.split(ROWS), strict=True):
+            weights = scores[: len(rows)]
+            torch.mm(rows, k_head, out=weights)  # (rows, M)
+            torch.softmax(weights, dim=-1, out=weights)
+            torch.mm(weights, v_head, out=result)  # (rows, d)
+    return out[..., :width]
+
+
+def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Nearest neighbour to twice the side, then a 3x3 convolution.
+
+    Every output pixel sees at most 2x2 different input pixels, so on a CPU large maps are
+    convolved at their own size, by the transposed 4x4 kernel that is the 3x3 kernel spread over
+    2x2 ones: 16 products a pixel instead of 36.
+
+    Args:
+        x: (B, C, H, W).
+        weight, bias: (C', C, 3, 3) and (C',).
+
+    Returns:
+        (B, C', 2H, 2W).
+    """
+    large = x.shape[2] * x.shape[3] >= LARGE_MAP
+    if not large or x.device.type != "cpu" or weight.requires_grad:
+        return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
+    kernel = weight.flip(2, 3).transpose(0, 1).float()
+    for axis in (2, 3):
+        none = torch.zeros_like(kernel.narrow(axis, 0, 1))
+        kernel = torch.cat([kernel, none], axis) + torch.cat([none, kernel], axis)
+    return F.conv_transpose2d(x, kernel.to(x.dtype), bias, stride=2, padding=1)
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:

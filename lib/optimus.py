@@ -304,32 +304,3 @@ def _until(row: list[int], eos: int) -> list[int]:
         if token == eos:
             return row[: i + 1]
     return row
-
-
-def drop_first_and_last_word(text: str) -> str:
-    """`"<BOS> a red car <EOS>"` -> `"a red car"`, the way of the released code.
-
-    It drops the first and the last word *whatever they are*. A sample that was stopped by the token
-    limit has no <EOS>, so it loses its last word: kept, as a cut-off word is often half a word.
-    """
-    return " ".join(text.split()[1:-1])
-
-
-def remove_repeated_ngrams(text: str) -> str:
-    """Remove the second of two equal neighbouring n-grams, again and again, for n = 1, 2, ...
-
-    Words are what whitespace separates, compared exactly: `"the cat the cat sat"` ->
-    `"the cat sat"`, but `"on the mat, on the mat."` stays as it is.
-    """
-    words = text.split()
-    n = 1
-    while 2 * n <= len(words):
-        i = 0
-        while i + 2 * n <= len(words):
-            if words[i : i + n] == words[i + n : i + 2 * n]:
-                del words[i + n : i + 2 * n]
-                i = 0  # what moved up may repeat what stands before it
-            else:
-                i += 1
-        n += 1
-    return " ".join(words)

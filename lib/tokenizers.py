@@ -14,17 +14,20 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
-from transformers import BertTokenizer, CLIPTokenizer, GPT2Tokenizer
 
 from lib.config import ModelSpec
-from lib.optimus import drop_first_and_last_word, remove_repeated_ngrams
+from lib.lazy import Lazy
 
+if TYPE_CHECKING:
+    from transformers import BertTokenizer, CLIPTokenizer, GPT2Tokenizer
+
+transformers = Lazy("transformers")
 log = logging.getLogger(__name__)
 
 SMALL = 10_000
@@ -36,15 +39,16 @@ FILES = {
     "bert": ("vocab.txt",),
     "gpt2": ("vocab.json", "merges.txt"),
 }
-_T = TypeVar("_T", CLIPTokenizer, BertTokenizer, GPT2Tokenizer)
+_T = TypeVar("_T", "CLIPTokenizer", "BertTokenizer", "GPT2Tokenizer")
 
 
 def load_tokenizers(source: str | Path | None = None, spec: ModelSpec | None = None) -> Tokenizers:
     """The tokenizers of a model, each read when it is first used.
 
     Args:
-        source: a folder with subfolders clip/, bert/ and gpt2/, or None for the official ones on
-            the hub (`HUB`; downloaded once, then from the local cache).
+        source: a folder with subfolders clip/, bert/ and gpt2/, or with CLIP's files alone, as
+            diffusers has it; None for the official ones on the hub (`HUB`; downloaded once, then
+            from the local cache), which also stand in for what diffusers lacks.
         spec: the model they are for: gives the lengths, and their sizes are checked against it.
 
     Raises:
@@ -52,7 +56,7 @@ def load_tokenizers(source: str | Path | None = None, spec: ModelSpec | None = N
     """
     if source is not None:
         source = Path(source)
-        if not any((source / name).is_dir() for name in HUB):
+        if not any((source / name).is_dir() for name in HUB) and not _is_clip(source):
             raise ValueError(
                 f"{source} has no folder {' or '.join(HUB)}: give a model's tokenizers/ folder, or "
                 "None for the official tokenizers on the hub."
@@ -72,7 +76,7 @@ class Tokenizers:
     @cached_property
     def clip(self) -> CLIPTokenizer:
         """CLIP's byte-pair encoding, lower-casing."""
-        tokenizer = self._read("clip", CLIPTokenizer)
+        tokenizer = self._read("clip", transformers.CLIPTokenizer)
         if self.spec is not None:
             text = self.spec.clip.text
             self._fits("clip", len(tokenizer), text.vocab)
@@ -87,7 +91,7 @@ class Tokenizers:
     @cached_property
     def bert(self) -> BertTokenizer:
         """BERT's word pieces with capital letters; `bert_ids` lower-cases first."""
-        tokenizer = self._read("bert", BertTokenizer, do_lower_case=False)
+        tokenizer = self._read("bert", transformers.BertTokenizer, do_lower_case=False)
         if self.spec is not None:
             self._fits("bert", len(tokenizer), self.spec.text_vae.bert_vocab)
         return tokenizer
@@ -95,7 +99,7 @@ class Tokenizers:
     @cached_property
     def gpt2(self) -> GPT2Tokenizer:
         """GPT-2's byte-pair encoding, with <PAD>, <BOS> and <EOS> as its last three ids."""
-        tokenizer = self._read("gpt2", GPT2Tokenizer)
+        tokenizer = self._read("gpt2", transformers.GPT2Tokenizer)
         # One at a time: together, transformers would number them in an order of its own.
         for role, token in (("pad_token", PAD), ("bos_token", BOS), ("eos_token", EOS)):
             tokenizer.add_special_tokens({role: token})
@@ -212,12 +216,19 @@ class Tokenizers:
         }
 
     def _where(self, name: str) -> str:
-        return HUB[name] if self.source is None else str(self.source / name)
+        return str(self._folder(name) or HUB[name])
+
+    def _folder(self, name: str) -> Path | None:
+        """Where a tokenizer's files are; None: on the hub."""
+        if self.source is not None and _is_clip(self.source):
+            return self.source if name == "clip" else None
+        return None if self.source is None else self.source / name
 
     def _read(self, name: str, kind: type[_T], **options: bool) -> _T:
         # The files are looked for here because `from_pretrained` does not: where it finds none, it
         # returns an empty vocabulary without a word.
-        folder = _download(name) if self.source is None else self.source / name
+        here = self._folder(name)
+        folder = here or _download(name)
         absent = [file for file in FILES[name] if not (folder / file).is_file()]
         if absent and not (folder / "tokenizer.json").is_file():
             raise ValueError(f"{folder} lacks {' and '.join(absent)}: copy the whole folder.")
@@ -226,7 +237,7 @@ class Tokenizers:
             tokenizer("\N{SNOWMAN}")  # no vocabulary holds it: without [UNK], only encoding fails
         except Exception as error:  # the tokenizers library raises no narrower class
             advice = "copy the whole folder again."
-            if self.source is None:
+            if here is None:
                 advice = f"remove {HUB[name]} from the Hugging Face cache, to download it again."
             raise ValueError(f"{folder} is damaged ({error}): {advice}") from error
         return tokenizer
@@ -237,6 +248,10 @@ class Tokenizers:
                 f"The tokenizer of {self._where(name)} knows {tokens} tokens, the model {vocab}: "
                 "give the model's own tokenizers."
             )
+
+
+def _is_clip(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("vocab.json", "tokenizer.json"))
 
 
 def _download(name: str) -> Path:
@@ -268,3 +283,32 @@ def _padded(rows: list[list[int]], pad: int, length: int = 0) -> Tensor:
     length = max([length, *map(len, rows)])
     padded = [row + [pad] * (length - len(row)) for row in rows]
     return torch.tensor(padded, dtype=torch.long).reshape(len(rows), length)
+
+
+def drop_first_and_last_word(text: str) -> str:
+    """`"<BOS> a red car <EOS>"` -> `"a red car"`, the way of the released code.
+
+    It drops the first and the last word *whatever they are*. A sample that was stopped by the token
+    limit has no <EOS>, so it loses its last word: kept, as a cut-off word is often half a word.
+    """
+    return " ".join(text.split()[1:-1])
+
+
+def remove_repeated_ngrams(text: str) -> str:
+    """Remove the second of two equal neighbouring n-grams, again and again, for n = 1, 2, ...
+
+    Words are what whitespace separates, compared exactly: `"the cat the cat sat"` ->
+    `"the cat sat"`, but `"on the mat, on the mat."` stays as it is.
+    """
+    words = text.split()
+    n = 1
+    while 2 * n <= len(words):
+        i = 0
+        while i + 2 * n <= len(words):
+            if words[i : i + n] == words[i + n : i + 2 * n]:
+                del words[i + n : i + 2 * n]
+                i = 0  # what moved up may repeat what stands before it
+            else:
+                i += 1
+        n += 1
+    return " ".join(words)

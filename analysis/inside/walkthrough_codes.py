@@ -140,15 +140,13 @@ def context_encoding(
     if texts is not None:
         kind, lib = "text", vd.text_context(texts).tokens
         ids = vd.tokenizers.clip_ids(list(texts)).to(vd.device)
-        h = vd.clip_text.text_model(input_ids=ids).last_hidden_state
+        h = vd.clip_text.text_model(ids)
         before = h @ vd.clip_text.text_projection.weight.T
         end = [row.index(vd.spec.clip.text.eos) for row in ids.tolist()]
     else:
         kind, lib = "image", vd.image_context(images).tokens
         pixels = preprocess_images(images, vd.spec.clip).to(vd.device, vd.dtype)
-        # transformers' own forward; the library goes through its parts, to let a mask in
-        h = vd.clip_vision.vision_model(pixel_values=pixels).last_hidden_state
-        h = vd.clip_vision.vision_model.post_layernorm(h)
+        h = vd.clip_vision.vision_model(pixels)
         before = h @ vd.clip_vision.visual_projection.weight.T
         end = [0] * len(before)
     pooled = torch.stack([tokens[i] for tokens, i in zip(before, end, strict=True)])

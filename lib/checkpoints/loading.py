@@ -22,7 +22,14 @@ from lib.checkpoints import keymaps
 from lib.checkpoints.parts import OWN, Part, shorten
 from lib.checkpoints.sources import locate
 from lib.checkpoints.tensor_files import TensorFile
-from lib.components import build, check_components, components_for, named_tensors, structure
+from lib.components import (
+    TEXT_VAE,
+    build,
+    check_components,
+    components_for,
+    named_tensors,
+    structure,
+)
 from lib.config import COMPONENTS, ModelSpec
 from lib.devices import choose_device, choose_dtype
 from lib.model import VersatileDiffusion
@@ -77,7 +84,9 @@ def load(
     check_components(wanted)
     device = choose_device(device)
     source = locate(name_or_path, spec)
-    modules = [structure(source.spec)[name] for name in wanted or source.components]
+    # whether a model is big can be told without its text VAE, which is slow to import
+    counted = wanted or {*source.components} - {*TEXT_VAE}
+    modules = [structure(source.spec)[name] for name in counted]
     count = sum(p.numel() for module in modules for p in module.parameters())
     dtype = dtype or choose_dtype(device, count)
     log.info("%s: %.1f M parameters, %s on %s", source.where, count / 1e6, dtype, device)

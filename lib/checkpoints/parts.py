@@ -45,9 +45,10 @@ def sort_file(path: Path, spec: ModelSpec, layout: str | None = None) -> Part:
                 f"start with {shorten(starts) or 'nothing'}."
             )
         layout, wrapper = detected
-    known = keymaps.inverse(layout, spec)
     if layout == OWN:
         known = {name: (path.stem, name) for name in structure(spec)[path.stem].state_dict()}
+    else:
+        known = keymaps.inverse(layout, spec)
     keys: dict[str, dict[str, str]] = {}
     unknown = []
     for key in file.shapes:

@@ -13,11 +13,10 @@ from lib.noise import SampleNoise
 from lib.optimus import (
     OptimusDecoder,
     OptimusEncoder,
-    drop_first_and_last_word,
-    remove_repeated_ngrams,
     sample_token,
 )
 from lib.specs import VD_FOUR_FLOW_V1_0
+from lib.tokenizers import drop_first_and_last_word, remove_repeated_ngrams
 
 CFG = OptimusConfig(
     latent=6,

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers import GPT2Tokenizer
 
 import lib.tokenizers
 from lib.config import ModelSpec
@@ -155,7 +156,7 @@ def test_tokenizers_of_another_model_are_refused(folder, spec, name):
 
 def test_official_vocabularies_get_pad_bos_eos_in_this_order(tmp_path, monkeypatch):
     """GPT-2 from the hub knows none of the three: 50257, 50258, 50259 there."""
-    bytes_and_end = list(lib.tokenizers.GPT2Tokenizer().backend_tokenizer.get_vocab())
+    bytes_and_end = list(GPT2Tokenizer().backend_tokenizer.get_vocab())
     tokens = [chr(i) for i in range(33, 127)] + bytes_and_end
     ids = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     (tmp_path / "vocab.json").write_text(json.dumps(ids))
