@@ -31,7 +31,7 @@ from tqdm import tqdm
 from analysis.folders.caption_files import STATE, Ledger, Lines
 from analysis.folders.caption_formats import FORMATS, Candidate, Captioned, Row, make_writer
 from analysis.folders.encoders import TOWERS, own_clip
-from analysis.folders.reading import Unread, disk_errors, is_unchanged, read_json, read_picture
+from analysis.folders.reading import Unread, disk_errors, is_unchanged, read_picture
 from analysis.modes import image_to_text
 from analysis.modes.decoding import default_batch
 from analysis.results.outputs import OUT, VOLATILE, slug
@@ -155,7 +155,7 @@ def caption_folder(
     folder = Path(folder)
     check_options(form, n, seed, shard_size)
     files = pictures_below(folder)
-    out = default_out(folder) if out is None else Path(out)
+    out = Path(OUT, MODE, slug(folder.resolve().name)) if out is None else Path(out)
     settings = _settings(vd, n, seed, options)
     asked = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     size = max(1, (options.get("batch_size") or default_batch(vd, "text")) // n)
@@ -197,11 +197,6 @@ def caption_folder(
             file for file in others_below(folder) if os.path.abspath(folder / file.name) not in ours
         ]
     return done
-
-
-def default_out(folder: str | Path) -> Path:
-    """Where captions of a folder go if nothing else is said."""
-    return Path(OUT) / MODE / slug(Path(folder).resolve().name)
 
 
 def check_options(form: str, n: int, seed: int, shard_size: int = 1) -> None:
@@ -311,8 +306,9 @@ def _claim(out: Path, folder: Path) -> None:
     path = out / STATE / "folder.json"
     if path.is_file():
         try:
-            before = Path(os.path.normpath(out.resolve() / read_json(path)["folder"]))
-        except (ValueError, KeyError, TypeError) as error:
+            noted = json.loads(path.read_bytes())["folder"]
+            before = Path(os.path.normpath(out.resolve() / noted))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{shown(path)} is damaged ({error}): delete it if these are captions of "
                 f"{shown(folder)}, or choose another folder (--out)."

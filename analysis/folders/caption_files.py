@@ -9,14 +9,14 @@ that is not in the ledger, or has been edited since, belongs to somebody else an
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from analysis.folders.reading import digest_of
 from data.folders import shown
 from lib.files import beside, held_interrupts, put
 
@@ -30,27 +30,22 @@ class Lines:
 
     Args:
         path: the file.
-        parse: a line's object as an entry; what it raises passes the line over, with a warning.
-
-    Attributes:
-        entries: what the file held when it was opened, oldest first.
+        note: takes the object of each line that is there, oldest first; what it raises passes the
+            line over, with a warning.
     """
 
-    def __init__(self, path: Path, parse: Callable[[dict[str, Any]], Any] = dict) -> None:
+    def __init__(self, path: Path, note: Callable[[dict[str, Any]], Any]) -> None:
         self.path = path
         data = path.read_bytes() if path.is_file() else b""
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
             os.truncate(path, len(whole))
-        self.entries = list(self._parsed(whole, parse))
-
-    def _parsed(self, data: bytes, parse: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
-        for number, line in enumerate(data.splitlines(), start=1):
+        for number, line in enumerate(whole.splitlines(), start=1):
             try:
-                yield parse(json.loads(line))
+                note(json.loads(line))
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
                 what = "line %d of %s is damaged or of another version (%r): passed over"
-                log.warning(what, number, self.path.name, error)
+                log.warning(what, number, path.name, error)
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows, all together, so that they are there when this returns."""
@@ -87,7 +82,7 @@ class Ledger:
         """Whether there is something of that name which is not ours, or no longer."""
         path = self.out / name
         try:
-            ours = path.is_file() and _digest(path) in self._made.get(name, {})
+            ours = path.is_file() and digest_of(path) in self._made.get(name, {})
         except OSError:  # unreadable, or a name that is too long to be there
             ours = False
         return os.path.lexists(path) and not ours
@@ -122,8 +117,8 @@ class Ledger:
                 temporary.write_bytes(content)
             else:
                 content(temporary)
-            digest = _digest(temporary)
-            if path.is_file() and _digest(path) == digest:
+            digest = digest_of(temporary)
+            if path.is_file() and digest_of(path) == digest:
                 return True
             if not self.again and self.foreign(name):
                 return False
@@ -138,17 +133,9 @@ class Ledger:
     def is_made_of(self, name: str, of: str) -> bool:
         """Whether the file is there, ours, and made of that."""
         path, made = self.out / name, self._made.get(name, {})
-        return of in made.values() and path.is_file() and made.get(_digest(path)) == of
+        return of in made.values() and path.is_file() and made.get(digest_of(path)) == of
 
     def remove(self, name: str) -> None:
         """Delete a file if it is ours."""
         if not self.foreign(name):
             (self.out / name).unlink(missing_ok=True)
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

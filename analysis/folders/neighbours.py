@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.folders.encoders import Encoder
+from analysis.folders.reading import digest_of
 from analysis.folders.vectors import Collection, remove
 from data.folders import shown
 from lib.files import beside, put
@@ -183,11 +184,7 @@ def _is_whole(path: Path, size: int, mtime_ns: int) -> bool:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return digest_of(path, hashlib.blake2b(digest_size=8))
 
 
 def _usearch() -> ModuleType:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,17 +52,13 @@ def is_unchanged(before: Found | None, now: Found) -> bool:
     return before is not None and (before.size, before.mtime_ns) == (now.size, now.mtime_ns)
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file of ours holds.
-
-    Raises:
-        ValueError: it is damaged, or nested deeper than any of ours.
-        OSError: as usual.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+def digest_of(path: Path, digest: Any = None) -> str:
+    """SHA-256 of a file's bytes, or another digest of `hashlib`, in hexadecimal digits."""
+    digest = hashlib.sha256() if digest is None else digest
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

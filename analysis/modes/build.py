@@ -197,12 +197,10 @@ def build(
         shape=shape,
         settings={k: v for k, v in kept.items() if not (by_value and k == "scale")},
         components=[name for name in COMPONENTS if name in needed],
-        output=settings.output,
         batch_size=settings.batch_size or default_batch(vd, data, shape),
         start=None if first is None else lambda which: first.encode(vd, which, shape),
         finish=None if finish is None else lambda sample, image: finish(sample.input, image),
         latents=latents,
-        temperature=temperature if data == "text" else None,
         by_value=by_value,
         lead=lead if timesteps else 0,
     )

@@ -61,12 +61,10 @@ class Job:
         shape: of one latent.
         settings: what all records share, besides the model.
         components: of the model that are used.
-        output: "pil", "tensor" or "latents" (`analysis.modes.decoding.decode`).
         batch_size: how many samples are in memory at a time.
         start: numbers of inputs -> latents to start from, for fidelity > 0.
         finish: (a sample, its picture) -> the picture as it is handed out.
         latents: (samples, ...) initial noise, instead of the seeds'.
-        temperature: of decoding texts.
         by_value: whether a batch has samples of one value of the strip only.
         lead: predictions that `condition` makes for a sample (an inversion, for example), and
             tells by a `Tick`: the bar counts each as a step. 0 is for none worth counting.
@@ -82,12 +80,10 @@ class Job:
     shape: Sequence[int]
     settings: dict[str, Any]
     components: Sequence[str]
-    output: str = "pil"
     batch_size: int = 1
     start: Callable[[Sequence[int]], Tensor] | None = None
     finish: Callable[[Sample, Image.Image], Image.Image] | None = None
     latents: Tensor | None = None
-    temperature: float | None = None
     by_value: bool = False
     lead: int = 0
 
@@ -194,15 +190,15 @@ class Job:
             x = step.x
             tick()
         finish = None if self.finish is None else partial(self._finished, which)
+        how = self.how[self.samples[which[0]].value if self.by_value else 0]
         try:
             if not bool(torch.isfinite(x).all()):
                 raise FloatingPointError("The latents are not finite.")
             # finite ones may still be too large for the decoder
             decoded = decode(
-                self.vd, self.data, x, self.output, noise, self.temperature, finish, self.shape
+                self.vd, self.data, x, how.output, noise, how.temperature, finish, self.shape
             )
         except FloatingPointError as error:
-            how = self.how[self.samples[which[0]].value if self.by_value else 0]
             advice = "a smaller scale, or look for NaN in the weights"
             if self.vd.dtype != torch.float32:
                 advice = "float32 (dtype), or a smaller scale"

@@ -33,7 +33,6 @@ class Option:
         recorded: whether the records of results keep it.
         flags: its spellings in the shell; `--name-with-hyphens` if there are none.
         where: "image" or "text" for an option of what makes only those; "" for all.
-        extra: further arguments of `argparse`.
     """
 
     default: Any

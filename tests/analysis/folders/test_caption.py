@@ -221,12 +221,14 @@ def test_a_ledger_knows_its_own_after_a_kill_at_any_moment(tmp_path, monkeypatch
 
 def test_lines_survive_a_torn_end_and_damage(tmp_path, caplog):
     path = tmp_path / "lines"
-    Lines(path).append([{"a": 1}, {"a": 2}])
+    noted = []
+    Lines(path, noted.append).append([{"a": 1}, {"a": 2}])
     with path.open("ab") as file:
         file.write(b'no json\n{"a": 3')
-    lines = Lines(path)
-    lines.append([{"a": 4}])
-    assert [row["a"] for row in Lines(path).entries] == [1, 2, 4]
+    Lines(path, noted.append).append([{"a": 4}])
+    noted.clear()
+    Lines(path, noted.append)
+    assert [row["a"] for row in noted] == [1, 2, 4]
     assert "damaged" in caplog.text
 
 
