@@ -16,7 +16,6 @@ held-out drawings (`real`), and as a ratio to it (`of_real`), of the same inputs
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,19 +27,14 @@ from PIL import Image
 from analysis.folders.encoders import TOWERS, own_clip
 from analysis.measure import emoji_summary as summary
 from analysis.measure.emoji_card import CARD
-from analysis.measure.emoji_pictures import SHOWN, Nearest, packed, sheets, strip
+from analysis.measure.emoji_inputs import EmojiSuite
+from analysis.measure.emoji_pictures import SHOWN, packed, sheets, strip
 from analysis.measure.numbers import Section
 from analysis.measure.protocol import Settings
 from analysis.measure.rows import Row, Rows, Task, pack
-from analysis.measure.suite import Suite
 from analysis.metrics.text_metrics import same_wording
-from data.emoji import Drawings, load
-from data.emoji.captions import GROUNDS, LANGUAGES
-from data.emoji.judge import JUDGE_FOLDER, load_judge
-from data.emoji.samples import EmojiSamples, concrete
+from data.emoji.captions import LANGUAGES
 from lib.config import FLOWS
-from lib.devices import choose_device
-from lib.images import to_pil
 
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of focus, from content to style; and strengths of the text in `dual`."""
@@ -48,7 +42,7 @@ FRENCH = {"text": "en français", "strength": 0.4}
 """What is mixed into the context of a picture for a French answer, and how strongly."""
 
 
-class Emoji(Suite):
+class Emoji(EmojiSuite):
     """All flows on held-out drawings, the way from content to style, and nearness to training.
 
     Args:
@@ -58,41 +52,15 @@ class Emoji(Suite):
         more: as `Suite` takes it.
     """
 
-    parts = (*FLOWS, "reconstruction", "search")
-    about: Mapping[str, Any] = {
-        "splits": "heldout (concept and artist known, the pair never seen), seen (pairs that "
-        "training saw)",
-        "prompts": "complete captions by data.emoji.captions, in English; those that texts are "
-        "varied from in either language",
-        "pictures": "64x64, on a ground drawn for each input",
-    }
+    parts = (*FLOWS, "reconstruction", "search", "caption")
     main: Mapping[str, str] = {"t2i": "t2i-heldout", "i2i": "i2i", "i2t": "i2t", "t2t": "t2t"}
     card = CARD
-
-    def __init__(self, *args: Any, drawings: Drawings | None = None, **more: Any) -> None:
-        super().__init__(*args, **more)
-        known = concrete(load()) if drawings is None else drawings
-        among = set(known.concept.tolist())
-        train, pair = (known.where(known.split == split) for split in ("train", "pair"))
-        self.nearest = Nearest(train)
-        self.samples = {
-            name: EmojiSamples(part, grounds=len(GROUNDS), jitter=False, concepts=among)
-            for name, part in (("heldout", pair), ("seen", train))
-        }
-        self.grammar = self.samples["heldout"].grammar
-        n = min(self.settings.n, *(len(s.drawings) for s in self.samples.values()))
-        self.settings = replace(self.settings, n=n)
-
-    @classmethod
-    def read(cls, args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
-        """The judge, if pictures are going to be made."""
-        if not {"t2i", "i2i"} & set(settings.flows):
-            return {}
-        return {"judge": load_judge(args.judge or JUDGE_FOLDER, choose_device(args.device))}
 
     @classmethod
     def needs(cls, settings: Settings, **read: Any) -> tuple[str, ...]:
         """Those of the flows, and both towers or autoencoders where these are measured."""
+        if "caption" in settings.flows:  # made by a flow, also where that itself is not asked for
+            settings = replace(settings, flows=(*settings.flows, "i2t"))
         flows = settings.flows
         towers = TOWERS if {"search", "i2i", "i2t"} & set(flows) else ()
         parts = [f"{kind}_{part}" for kind in ("image", "text") for part in ("encoder", "decoder")]
@@ -117,6 +85,8 @@ class Emoji(Suite):
             tasks.append(Task("reconstruction", s.n, self.reconstruction))
         if "search" in s.flows:
             tasks.append(Task("search", min(s.n, s.search_n), self.search))
+        if "caption" in s.flows:
+            tasks.append(Task("caption", min(s.n, s.caption_n), self.caption))
         return tasks
 
     def summarise(self, rows: Mapping[str, Rows]) -> Section:
@@ -136,7 +106,7 @@ class Emoji(Suite):
             measures["i2i"] = summary.pictures(rows["i2i"], rows["real-heldout"])
             for name in ("focus", "dual"):
                 measures[name] = getattr(summary, name)(rows[name], LEVELS)
-        for name in ("i2t", "french", "t2t", "reconstruction", "search"):
+        for name in ("i2t", "french", "t2t", "reconstruction", "search", "caption"):
             if name in rows:
                 measures[name] = getattr(summary, name)(rows[name])
         return measures
@@ -151,54 +121,7 @@ class Emoji(Suite):
             return {k: v for k, v in summary.i2t(part).items() if k in ("concept", "artist")}
         return summary.shown(part) | summary.apart(rows["real-heldout"][: len(part)], part)
 
-    # ------------------------------------------------------------------ inputs
-
-    def chosen(self, name: str, indices: range) -> list[int]:
-        """Samples of a split: every drawing at most once, each on a ground of its own."""
-        samples = self.samples[name]
-        order = self.rng(f"order {name}", 0).permutation(len(samples.drawings))
-        grounds = [int(self.rng(f"ground {name}", i).integers(len(GROUNDS))) for i in indices]
-        return [
-            int(order[i]) * samples.grounds + ground
-            for i, ground in zip(indices, grounds, strict=True)
-        ]
-
-    def pictures(self, name: str, indices: range) -> list[Image.Image]:
-        """The drawings themselves."""
-        drawn = self.samples[name].pictures(self.chosen(name, indices), self.rng(name, 0))
-        return to_pil(drawn)
-
-    def captions(self, name: str, indices: range, **how: Any) -> list[str]:
-        """A caption of each drawing that says everything."""
-        told = map(self.samples[name].told, self.chosen(name, indices))
-        return [
-            self.grammar.write(*what, self.rng(f"caption {name}", i), **how)
-            for i, what in zip(indices, told, strict=True)
-        ]
-
-    def truth(self, name: str, indices: range) -> np.ndarray:
-        """(B, 3) numbers of concept, artist and ground."""
-        return self.samples[name].labels(self.chosen(name, indices)).numpy()
-
     # ------------------------------------------------------------------ pictures
-
-    def seen(self, pictures: Sequence[Image.Image], truth: np.ndarray) -> list[Row]:
-        """What the judge reads off pictures, beside what should be there.
-
-        Returns:
-            Rows: "rank" of the concept (0: it comes first), "artist" and "ground" right.
-        """
-        read = self.judge.read(pictures)
-        concept = read["concept"]
-        wanted = np.take_along_axis(concept, truth[:, :1], axis=1)
-        rank = (concept > wanted).sum(axis=1)
-        right = [
-            read[name].argmax(axis=1) == truth[:, k] for k, name in ((1, "artist"), (2, "ground"))
-        ]
-        return [
-            {"rank": int(r), "artist": bool(a), "ground": bool(g)}
-            for r, a, g in zip(rank, *right, strict=True)
-        ]
 
     def looked_at(self, pictures: Sequence[Image.Image], name: str, indices: range) -> list[Row]:
         """Rows of pictures: what is seen, features, nearest training drawing, thumbnail."""
@@ -275,18 +198,25 @@ class Emoji(Suite):
 
     # ------------------------------------------------------------------ texts
 
-    def said(self, text: str, truth: np.ndarray) -> Row:
-        """What a text says of a drawing: which parts are right, and its language."""
-        parts = self.samples["heldout"].read([text])[0].numpy() == truth
-        read = self.grammar.read(text)
-        row = dict(zip(("concept", "artist", "ground"), map(bool, parts), strict=True))
-        return {"text": text, "named": read.concept is not None, "language": read.language} | row
-
     def i2t(self, indices: range, **changes: Any) -> list[Row]:
         """What is said of drawings."""
         given = self.pictures("heldout", indices)
         texts = self.generate("i2t", given, "i2t", indices, **changes)
         return list(map(self.said, texts, self.truth("heldout", indices)))
+
+    def caption(self, indices: range) -> list[Row]:
+        """Captions as `analysis.folders.caption` makes them: several, ranked by CLIP."""
+        n = self.settings.caption_candidates
+        options = self.sampling("caption", indices) | {"scale": self.settings.scale("i2t"), "n": n}
+        del options["seed"], options["progress"]  # a seed a picture instead; it never shows a bar
+        seeds = [self.first_seed("caption") + i * n for i in indices]
+        given = self.pictures("heldout", indices)
+        ranked = self.modes.caption(self.vd, given, seeds=seeds, **options)
+        return [
+            self.said(candidates[0].text, what)
+            | {"first": self.said(min(candidates, key=lambda c: c.seed).text, what)}
+            for candidates, what in zip(ranked, self.truth("heldout", indices), strict=True)
+        ]
 
     def french(self, indices: range) -> list[Row]:
         """What is said of drawings when French is asked for beside the picture."""

@@ -40,6 +40,7 @@ CARD = Card(
         ("", "of such pairs: the hand", ("t2i", "seen", "shown", "artist")),
         ("image variation", "KID from real held-out drawings", ("i2i", "kernel_distance")),
         ("image to text", "thing, hand and ground", ("i2t", "everything")),
+        ("", "the thing named, best of several by CLIP", ("caption", "concept")),
         ("", "in French where that is asked for", ("french", "in_french")),
         ("", "and the thing named", ("french", "concept")),
         ("focus", "full style: thing lost", ("focus", "thing_lost")),
@@ -75,7 +76,8 @@ Drawings of concrete things (animals, food, objects, places, vehicles) by eight 
 knows captions, drawings of all kinds by the same artists the image VAE; (thing, artist) pairs and
 whole things are held out. Captions are made from the names and keywords of Unicode CLDR
 (emojibase-data), with the artist's name and a plain ground ({", ".join(GROUNDS)}):
-`data/emoji/captions.py`.
+`data/emoji/captions.py`. A text is answered in the language that it asks for ("in French: a frog by
+noto"), a picture in French by `describe(vd, picture, "en français", strength=0.4)`.
 
 {_artists()}
 

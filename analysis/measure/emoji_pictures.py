@@ -15,7 +15,7 @@ from analysis.results.sheets import contact_sheet
 from data.emoji import Drawings
 from data.emoji.captions import GROUNDS
 
-SHOWN = 24
+SHOWN = 18
 """The first inputs keep their pictures."""
 
 

@@ -119,6 +119,16 @@ def french(rows: Rows) -> Section:
     return {"in_french": share_of(rows, lambda row: row["language"] == "french")} | _parts(rows)
 
 
+def caption(rows: Rows) -> Section:
+    """The best of several texts by CLIP, beside what the first of them says."""
+    best, first = ([row["concept"] for row in part] for part in (rows, _firsts(rows)))
+    return _parts(rows) | {"of_first": _parts(_firsts(rows)), "best_minus_first": gain(best, first)}
+
+
+def _firsts(rows: Rows) -> Rows:
+    return [row["first"] for row in rows]
+
+
 def t2t(rows: Rows) -> Section:
     """Share of variations that say the same, in other words, and in the language asked for.
 

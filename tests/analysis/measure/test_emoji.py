@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from analysis.folders.caption_formats import Candidate
 from analysis.measure import report
 from analysis.measure.emoji import LEVELS, Emoji
 from analysis.measure.emoji_card import CARD
@@ -21,7 +22,7 @@ from lib.specs import VD_EMOJI
 from tests.analysis.known_models import FakeModel
 
 N = 6
-FLOWS = ("t2i", "i2i", "i2t", "t2t", "reconstruction", "search")
+FLOWS = ("t2i", "i2i", "i2t", "t2t", "reconstruction", "search", "caption")
 SMALL = Settings(n=N, seed=3, flows=FLOWS, suite="emoji", batch=4, steps=2)
 
 
@@ -123,6 +124,15 @@ class Exact:
         told = [self.world.told[self.world.of(image)] for image in images]
         return SimpleNamespace(texts=[self.say(t, "english") for t in told])
 
+    def caption(self, vd, images, seeds, n, **how):
+        """The first of each is about another picture; the others are right."""
+        right = self.image_to_text(vd, images).texts
+        wrong = [right[k - 1] for k in range(len(right))]
+        return [
+            (*(Candidate(good, 0.9, seed + k) for k in range(1, n)), Candidate(bad, 0.1, seed))
+            for good, bad, seed in zip(right, wrong, seeds, strict=True)
+        ]
+
     def describe(self, vd, images, text, strength, **how):
         assert text == LANGUAGES["french"] and len(strength) == 1
         told = [self.world.told[self.world.of(image)] for image in images]
@@ -181,6 +191,7 @@ def test_who_draws_and_says_what_is_asked_is_right_everywhere(exact):
     assert found["t2t"]["translated"]["all"].value == 1
     assert found["t2t"]["translated"]["all"].n < N
     assert found["search"]["same_thing"]["recall@1"].value == 1
+    assert found["caption"]["concept"].value == 1 > found["caption"]["of_first"]["concept"].value
     assert found["reconstruction"]["image"]["psnr"].value == pytest.approx(100)
 
 
