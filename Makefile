@@ -40,7 +40,9 @@ evaluate: $(READY)
 	$(BIN)/python -m analysis publish $$flows $$effects
 	@drawings=$$($(MEASURE:vd-mini=vd-emoji) --suite emoji --n 324 | tee /dev/stderr | \
 		grep 'report.json$$') && \
-	$(BIN)/python -m analysis publish --model pretrained/vd-emoji $$drawings
+	$(BIN)/python -m analysis publish --model pretrained/vd-emoji $$drawings && \
+	mkdir -p assets/emoji && for sheet in from-captions variations focus dual; do \
+		cp $$(dirname $$drawings)/figures/$$sheet.png assets/emoji/ || exit 1; done
 
 # the notebook as it is committed, with its outputs, and the figures that the README shows of it
 SHOWN := four-flows readability guidance-over-time

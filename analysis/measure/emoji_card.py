@@ -89,7 +89,9 @@ trained by others on photographs) taught CLIP; it is no part of the model.""",
 - Whoever shows what it draws in one of these hands should name the set that it imitates; the CC BY
   sets ask for that.
 - The classifier behind the numbers misreads many real drawings: trust comparisons more than single
-  figures, and the contact sheets (`assets/emoji/`) most.""",
+  figures, and contact sheets most: [from captions](../../assets/emoji/from-captions.png),
+  [variations](../../assets/emoji/variations.png), [focus](../../assets/emoji/focus.png),
+  [dual](../../assets/emoji/dual.png).""",
     not_for="""\
 Logos, brands, or anything that could be taken for the artists' own work; deciding what a picture
 shows; people's photographs, which it has never seen.""",

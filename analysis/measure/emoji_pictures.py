@@ -69,11 +69,14 @@ def sheets(
 ) -> dict[str, tuple[str, Image.Image]]:
     """Title -> (name of the file, sheet), of what was measured."""
     drawn = {}
-    labels = {"t2i-heldout": captions, "i2i": ["variation"] * SHOWN}
-    for task, title in {"t2i-heldout": "Pictures from captions", "i2i": "Variations"}.items():
+    beside = {
+        "t2i-heldout": ("from-captions", "Pictures from captions", captions),
+        "i2i": ("variations", "Variations", ["variation"] * SHOWN),
+    }
+    for task, (name, title, labels) in beside.items():
         if task in rows:
-            sheet = triples(rows["real-heldout"], rows[task], nearest, labels[task])
-            drawn[f"{title}, beside the held-out drawings"] = task, sheet
+            sheet = triples(rows["real-heldout"], rows[task], nearest, labels)
+            drawn[f"{title}, beside the held-out drawings"] = name, sheet
     for task, title in {"focus": "From content to style", "dual": "From drawing to text"}.items():
         if task in rows:
             drawn[title] = task, strips(rows[task], levels)

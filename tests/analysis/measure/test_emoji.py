@@ -220,7 +220,7 @@ def test_a_copy_is_nearer_to_training_than_real_held_out_drawings(world, drawing
 def test_sheets_show_made_pictures_beside_real_and_training_ones(exact):
     made, out = exact
     folder = out / made["protocol"]["run"] / "figures"
-    sizes = {name: Image.open(folder / f"{name}.png").size for name in ("t2i-heldout", "focus")}
+    sizes = {name: Image.open(folder / f"{name}.png").size for name in ("from-captions", "focus")}
     assert all(width > 500 and height > 90 for width, height in sizes.values())
     assert "figures/dual.png" in (folder.parent / "report.md").read_text()
 
