@@ -11,17 +11,14 @@ of a file is a parameter, consumed once, or known to be optional. Anything else 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lib.checkpoints import keymaps
-from lib.checkpoints.parts import OWN, Part, shorten
+from lib.checkpoints.parts import Part, check_fit, read_weight
 from lib.checkpoints.sources import locate
-from lib.checkpoints.tensor_files import TensorFile
 from lib.components import (
     TEXT_VAE,
     build,
@@ -122,27 +119,10 @@ def fill(
         ValueError: parameters without a tensor, tensors of a wrong shape or kind, or numbers that
             are not finite.
     """
+    check_fit(part, component, module, spec)
     keys = part.keys[component]
-    missing, misshapen = [], []
-    for name, own, tied in named_tensors(module):
-        if name in keys:
-            here, want = part.file.shapes[keys[name]], tuple(own.shape)
-            # diffusers keeps some 1x1 convolutions as linear layers: the same numbers
-            linear = part.layout in keymaps.DIFFUSERS and (*here, 1, 1) == want
-            if here != want and not linear:
-                misshapen.append(f"{keys[name]} is {here} instead of {want}")
-        elif not tied:
-            own_keys = (name,) if part.layout == OWN else ()
-            missing.append((own_keys or keymaps.file_keys(part.layout, spec, component, name))[0])
-    problems = {"missing": missing, "of a wrong shape": misshapen}
-    if missing or misshapen:
-        listed = "; ".join(f"{len(v)} {k}: {shorten(v)}" for k, v in problems.items() if v)
-        raise ValueError(
-            f"{part.file.path} does not fit the {component} of {spec.name} ({listed}). Check that "
-            "file and model (spec=) belong together."
-        )
     tensors = {
-        name: _weight(part.file, keys[name], device, dtype).reshape(own.shape)
+        name: read_weight(part.file, keys[name], device, dtype).reshape(own.shape)
         for name, own, _ in named_tensors(module)
         if name in keys
     }
@@ -151,18 +131,3 @@ def fill(
     except ValueError as error:  # the text decoder checks that its tied tensors agree
         raise ValueError(f"{part.file.path}: {error}") from error
     assert not any(t.is_meta for t in (*module.parameters(), *module.buffers())), component
-
-
-def _weight(file: TensorFile, key: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    tensor = file[key]
-    if not tensor.is_floating_point() or tensor.element_size() < 2:
-        raise ValueError(
-            f"{file.path}: {key} holds {str(tensor.dtype).removeprefix('torch.')} numbers, which "
-            "are no weights by themselves: get the file in float32, bfloat16 or float16."
-        )
-    weight = tensor.to(device, dtype)
-    if weight.numel() and not all(math.isfinite(end) for end in weight.aminmax()):
-        broken = not all(math.isfinite(end) for end in tensor.aminmax())
-        what = "in the file: get another" if broken else f"in {dtype}: load it with dtype=float32"
-        raise ValueError(f"{file.path}: {key} holds numbers that are not finite {what}.")
-    return weight

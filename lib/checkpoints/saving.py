@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from lib.checkpoints.tensor_files import open_tensors
+from lib.checkpoints.tensor_files import open_tensors, write_tensors
 from lib.components import named_tensors, structure
 from lib.config import COMPONENTS, ModelSpec
 from lib.files import replacing
@@ -52,9 +51,15 @@ def save(
     try:
         with replacing() as temporary:
             for name in names:
-                tensors = _stored(vd.component(name), name, dtype)
+                tensors = {
+                    inner: tensor
+                    for inner, tensor, tied in named_tensors(vd.component(name))
+                    if not tied
+                }
                 path = temporary(folder / f"{name}.safetensors")
-                save_file(tensors, path, metadata={"format": "pt"})
+                shapes = {inner: tuple(tensor.shape) for inner, tensor in tensors.items()}
+                read = partial(_stored, tensors, name, dtype)
+                write_tensors(path, shapes, dict.fromkeys(tensors, dtype), read)
             text = json.dumps(vd.spec.to_dict(), indent=2) + "\n"
             temporary(folder / "config.json").write_text(text, encoding="utf-8")
             words = getattr(vd.tokenizers, "source", None)
@@ -62,27 +67,22 @@ def save(
                 for path in sorted(p for p in words.rglob("*") if p.is_file()):
                     copy = folder / "tokenizers" / path.relative_to(words)
                     shutil.copyfile(path, temporary(copy))
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise OSError(
             f"Could not save to {folder} ({error}); what it held before is unchanged. Free some "
             "space or choose another folder, and save again."
         ) from error
 
 
-def _stored(module: nn.Module, component: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    tensors = {}
-    for name, tensor, tied in named_tensors(module):
-        if tied:
-            continue
-        stored = tensor.detach().to("cpu", dtype).contiguous()
-        if not torch.isfinite(stored).all():
-            was = tensor.detach().abs().max().item()
-            raise ValueError(
-                f"{component}.{name} cannot be saved in {dtype} (largest absolute value {was:g}): "
-                "save in float32 or bfloat16, or look for the step that broke training."
-            )
-        tensors[name] = stored
-    return tensors
+def _stored(tensors: dict[str, Tensor], component: str, dtype: torch.dtype, name: str) -> Tensor:
+    stored = tensors[name].detach().to("cpu", dtype)
+    if not torch.isfinite(stored).all():
+        was = tensors[name].detach().abs().max().item()
+        raise ValueError(
+            f"{component}.{name} cannot be saved in {dtype} (largest absolute value {was:g}): "
+            "save in float32 or bfloat16, or look for the step that broke training."
+        )
+    return stored
 
 
 def _check_neighbours(folder: Path, spec: ModelSpec, names: Sequence[str]) -> None:

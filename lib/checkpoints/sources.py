@@ -7,20 +7,19 @@ for are not opened, let alone downloaded.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from lib.checkpoints import hub
+from lib.checkpoints import diffusers_folder, hub
+from lib.checkpoints.diffusers_folder import read_json
 from lib.checkpoints.parts import OWN, Part, shorten, sort_file
 from lib.checkpoints.tensor_files import ENDINGS, ending
 from lib.config import COMPONENTS, ModelSpec
 from lib.specs import VD_FOUR_FLOW_V1_0
 
-_SIDE_FILES = {
+SIDE_FILES = {
     "image_encoder": "kl-f8.pth",
     "image_decoder": "kl-f8.pth",
     "text_encoder": "optimus-vae.pth",
@@ -45,8 +44,13 @@ _DIFFUSERS_NAME = re.compile(
     r"(?P<a>\.\w+)?(?P<part>-\d{5}-of-\d{5})?(?P<b>\.\w+)?"
 )
 
-Candidates = Iterator[tuple[Path, str | None]]
-"""Files that may hold a component, with their layout where it is known beforehand."""
+Candidates = Iterator[tuple[Path | str, str | None]]
+"""Files that may hold a component, or an official one's name (`hub.SOURCES`), with their layout
+where it is known beforehand."""
+
+
+class AbsentError(ValueError):
+    """A model lacks a component; says what to do about it."""
 
 
 class Source:
@@ -81,19 +85,29 @@ class Source:
             self._parts[path] = sort_file(path, self.spec, layout)
         return self._parts[path]
 
-    def part(self, component: str) -> Part:
+    def close(self) -> None:
+        """Forget the open files: what of them was mapped into memory goes with their tensors."""
+        self._parts.clear()
+
+    def part(self, component: str, download: bool = True) -> Part:
         """The first file that holds the component.
 
+        Args:
+            component: one of `lib.config.COMPONENTS`.
+            download: whether to get an official file that is not on this machine.
+
         Raises:
-            ValueError: none does, or a file cannot be read or understood.
+            AbsentError: none does.
+            ValueError: a file cannot be read or understood.
             OSError: an official file is not here and could not be downloaded.
         """
-        for path, layout in self.find(component):
-            part = self.open(path, layout)
-            if component in part.keys:
+        for where, layout in self.find(component):
+            path = where if isinstance(where, Path) else hub.fetch(where, download)
+            part = None if path is None else self.open(path, layout)
+            if part is not None and component in part.keys:
                 return part
-        side = _SIDE_FILES.get(component)
-        raise ValueError(
+        side = SIDE_FILES.get(component)
+        raise AbsentError(
             f"{self.where} does not hold the component {component}: "
             f"{f'put {side} beside it, or ' if side else ''}ask for others (components=, flows=)."
         )
@@ -125,7 +139,7 @@ def locate(name_or_path: str | Path, spec: ModelSpec | None = None) -> Source:
     if isfile(path / "config.json"):
         return _own_folder(path, spec)
     if isfile(path / "model_index.json"):
-        return _diffusers_folder(path, sizes)
+        return _diffusers_folder(path, spec)
     if isdir(path):
         return _single_file(_main_file(path), sizes)
     if name == "vd-mini":
@@ -149,7 +163,7 @@ def read_spec(folder: Path) -> ModelSpec:
         ValueError: it is damaged, of something else, or a value is not possible.
     """
     path = folder / "config.json"
-    values = _read_json(path)
+    values = read_json(path)
     if "unet" not in values:
         raise ValueError(f"{path} is not the configuration of a model of this project.")
     try:
@@ -166,7 +180,7 @@ def _own_folder(folder: Path, spec: ModelSpec | None) -> Source:
     def find(component: str) -> Candidates:
         path = folder / f"{component}.safetensors"
         if not path.is_file():
-            raise ValueError(
+            raise AbsentError(
                 f"{folder} lacks {path.name}: copy the whole folder, or ask for other components "
                 "(components=, flows=)."
             )
@@ -181,10 +195,10 @@ def _released(spec: ModelSpec) -> Source:
         return _single_file(here[0], spec)
 
     def find(component: str) -> Candidates:
-        if component in _SIDE_FILES:
+        if component in SIDE_FILES:
             yield from _side_files(hub.PRETRAINED, component, spec)
         else:
-            yield hub.fetch(hub.MAIN_FILES[0]), None
+            yield hub.MAIN_FILES[0], None
 
     return Source(spec, spec.name, find, tokenizers=hub.PRETRAINED / "tokenizers")
 
@@ -196,7 +210,7 @@ def _single_file(path: Path, spec: ModelSpec) -> Source:
     alone = main.layout in _SIDE_LAYOUTS
 
     def find(component: str) -> Candidates:
-        yield path, main.layout
+        yield path, None
         if not alone:
             yield from _side_files(path.parent, component, spec)
 
@@ -206,8 +220,8 @@ def _single_file(path: Path, spec: ModelSpec) -> Source:
     return source
 
 
-def _diffusers_folder(folder: Path, spec: ModelSpec) -> Source:
-    kind = str(_read_json(folder / "model_index.json").get("_class_name"))
+def _diffusers_folder(folder: Path, spec: ModelSpec | None) -> Source:
+    kind = str(read_json(folder / "model_index.json").get("_class_name"))
     if not kind.startswith("VersatileDiffusion"):
         raise ValueError(f"{folder} is a diffusers folder of {kind}, not of Versatile Diffusion.")
     if "TextToImage" in kind or "DualGuided" in kind:
@@ -215,6 +229,7 @@ def _diffusers_folder(folder: Path, spec: ModelSpec) -> Source:
             f"{folder} was saved by {kind}, which moves context layers from one network into the "
             "other: nobody can tell which they are. Save a VersatileDiffusionPipeline instead."
         )
+    spec = spec or diffusers_folder.read_spec(folder)
 
     def find(component: str) -> Candidates:
         if component not in _DIFFUSERS_FOLDERS:  # diffusers has no text VAE
@@ -223,7 +238,8 @@ def _diffusers_folder(folder: Path, spec: ModelSpec) -> Source:
         part = folder / _DIFFUSERS_FOLDERS[component]
         yield _diffusers_file(part), part.name if part.name.endswith("unet") else None
 
-    return Source(spec, folder, find)
+    own = folder / "tokenizers"
+    return Source(spec, folder, find, own if own.is_dir() else folder / "tokenizer")
 
 
 def _diffusers_file(folder: Path) -> Path:
@@ -236,14 +252,14 @@ def _diffusers_file(folder: Path) -> Path:
             kind = ENDINGS.index(ending(path).lower())
             choices.append((kind, variant == ".non_ema", variant, path.name, path))
     if not choices:
-        raise ValueError(f"{folder} holds no weights: download the whole folder.")
+        raise AbsentError(f"{folder} holds no weights: download the whole folder.")
     return min(choices)[-1]
 
 
 def _main_file(folder: Path) -> Path:
     if named := _named(folder, *hub.MAIN_FILES):
         return named[0]
-    sides = _named(folder, *_SIDE_FILES.values())
+    sides = _named(folder, *SIDE_FILES.values())
     main = [path for path in _weights(folder) if path not in sides] or sides
     if len(main) != 1:
         held = shorten([path.name for path in main]) if main else "no file of weights"
@@ -256,14 +272,14 @@ def _main_file(folder: Path) -> Path:
 
 def _side_files(folder: Path, component: str, spec: ModelSpec) -> Candidates:
     """Files that hold what the diffuser's file often lacks: beside it, or the official ones."""
-    name = _SIDE_FILES.get(component)
+    name = SIDE_FILES.get(component)
     if name is None:
         return
     own = name.split("/")[0]  # CLIP's is a folder; one file of its name will do, too
     for path in (*_named(folder / own, "model", "pytorch_model"), *_named(folder, own)):
         yield path, None
     if spec == VD_FOUR_FLOW_V1_0:
-        yield hub.fetch(name), None
+        yield name, None
 
 
 def _named(folder: Path, *names: str) -> list[Path]:
@@ -277,13 +293,3 @@ def _weights(folder: Path) -> list[Path]:
     """A folder's files of weights, the preferred endings first."""
     files = [path for path in sorted(folder.glob("*")) if ending(path) and path.is_file()]
     return sorted(files, key=lambda path: ENDINGS.index(ending(path).lower()))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not JSON, not text, or absurdly deep
-        raise ValueError(f"{path} is damaged ({error}): copy it again.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is damaged (not a JSON object): copy it again.")
-    return values

@@ -7,6 +7,9 @@ admits nothing but tensors and plain containers.
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lib.devices import release
+
 PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".pkl")
 ENDINGS = (".safetensors", *PICKLES)
 """How names of files of weights end, in upper or lower case; the preferred one first."""
@@ -24,6 +29,13 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\b")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _LFS = b"version https://git-lfs"
+_KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+"""What safetensors calls the kinds of numbers that weights come in."""
 
 
 class TensorFile:
@@ -32,13 +44,19 @@ class TensorFile:
     Attributes:
         path: the file, or its first part.
         shapes: name -> shape, in the file's order.
+        dtypes: name -> kind of numbers; for kinds that are no weights, what the file calls them.
     """
 
     def __init__(
-        self, path: Path, shapes: dict[str, tuple[int, ...]], read: Callable[[str], Tensor]
+        self,
+        path: Path,
+        shapes: dict[str, tuple[int, ...]],
+        dtypes: dict[str, torch.dtype | str],
+        read: Callable[[str], Tensor],
     ) -> None:
         self.path = path
         self.shapes = shapes
+        self.dtypes = dtypes
         self._read = read
 
     def __getitem__(self, name: str) -> Tensor:
@@ -70,9 +88,10 @@ def open_tensors(path: str | Path) -> TensorFile:
     parts = [_open(path.with_name(name)) for name in names]
     holder = {name: part for part in parts for name in part.shapes}
     shapes = {name: part.shapes[name] for name, part in holder.items()}
+    dtypes = {name: part.dtypes[name] for name, part in holder.items()}
     if sum(len(part.shapes) for part in parts) != len(shapes):
         raise ValueError(f"The parts of {path} hold tensors twice: download them again.")
-    return TensorFile(parts[0].path, shapes, lambda name: holder[name][name])
+    return TensorFile(parts[0].path, shapes, dtypes, lambda name: holder[name][name])
 
 
 def _open(path: Path) -> TensorFile:
@@ -99,12 +118,53 @@ def _open(path: Path) -> TensorFile:
 def _open_safetensors(path: Path) -> TensorFile:
     try:
         file = safe_open(path, framework="pt", device="cpu")
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: tuple(piece.get_shape()) for name, piece in slices.items()}
+        kinds = {name: piece.get_dtype() for name, piece in slices.items()}
     except SafetensorError as error:
         raise ValueError(
             f"{path} is damaged or incomplete ({error}): download or copy it again."
         ) from error
-    return TensorFile(path, shapes, file.get_tensor)
+    known = {word: dtype for dtype, word in _KINDS.items()}
+    dtypes = {name: known.get(kind, kind) for name, kind in kinds.items()}
+    return TensorFile(path, shapes, dtypes, file.get_tensor)
+
+
+def write_tensors(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, torch.dtype],
+    read: Callable[[str], Tensor],
+) -> None:
+    """Write a .safetensors file, holding one tensor in memory at a time.
+
+    The safetensors library wants all of them at once; the format does not: a header that says which
+    bytes belong to which name, then the bytes.
+
+    Args:
+        path: a new file.
+        shapes, dtypes: name -> shape and kind of numbers, in the order of the file.
+        read: name -> the tensor, of any kind of numbers; asked for each once, in that order.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * dtypes[name].itemsize
+        header[name] = {
+            "dtype": _KINDS[dtypes[name]],
+            "shape": shape,
+            "data_offsets": (start, end),
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # numbers begin at multiples of eight bytes
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
+            tensor = read(name).detach().to("cpu", dtypes[name]).reshape(shape).contiguous()
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            release(tensor)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _open_pickle(path: Path, head: bytes) -> TensorFile:
@@ -127,7 +187,11 @@ def _open_pickle(path: Path, head: bytes) -> TensorFile:
     if not named or not all(isinstance(value, Tensor) for value in values.values()):
         raise ValueError(f"{path} is not a checkpoint: it should hold tensors by name, only.")
     shapes = {name: tuple(value.shape) for name, value in values.items()}
-    return TensorFile(path, shapes, values.__getitem__)
+    dtypes = {
+        name: value.dtype if value.dtype in _KINDS else str(value.dtype).removeprefix("torch.")
+        for name, value in values.items()
+    }
+    return TensorFile(path, shapes, dtypes, values.__getitem__)
 
 
 def _wrapper(values: object) -> str | None:

@@ -150,7 +150,7 @@ def test_a_pipeline_that_exchanges_layers_is_refused(tmp_path, kind):
     [
         (torch.tensor(float("nan")), "not finite in the file"),
         (torch.tensor(float("-inf")), "not finite in the file"),
-        (torch.tensor(1e6), r"not finite in torch\.float16: load it with dtype=float32"),
+        (torch.tensor(1e6), r"not finite in torch\.float16: take dtype float32"),
     ],
 )
 def test_weights_that_are_not_finite(tmp_path, broken, message):

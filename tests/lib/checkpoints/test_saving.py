@@ -88,20 +88,20 @@ def test_weights_too_large_for_half_are_refused(vd, tmp_path):
     assert load(tmp_path, components="time_embed", device="cpu").time_embed[0].weight[3, 5] > 9e5
 
 
-@pytest.mark.parametrize("break_at", ["save_file", "replace"])
+@pytest.mark.parametrize("break_at", ["write_tensors", "replace"])
 def test_a_full_disk_leaves_everything_as_it_was(vd, tmp_path, monkeypatch, break_at):
     save(vd, tmp_path, components=["time_embed"])
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    fine = getattr(saving if break_at == "save_file" else os, break_at)
+    fine = getattr(saving if break_at == "write_tensors" else os, break_at)
     calls = []
 
     def full(*arguments, **options):
         calls.append(arguments)
-        if break_at == "save_file" and len(calls) == 1:
+        if break_at == "write_tensors" and len(calls) == 1:
             return fine(*arguments, **options)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(saving if break_at == "save_file" else os, break_at, full)
+    monkeypatch.setattr(saving if break_at == "write_tensors" else os, break_at, full)
     with pytest.raises(OSError, match="No space left on device") as caught:
         save(vd, tmp_path, dtype=torch.float32, components=["time_embed", "image_data"])
     assert str(tmp_path) in str(caught.value)

@@ -99,7 +99,7 @@ def offline(tmp_path, monkeypatch) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def no_connection(repo, path):
+    def no_connection(repo, path, **options):
         raise LocalEntryNotFoundError(f"{repo}/{path}: no connection")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_connection)
@@ -124,20 +124,26 @@ def test_offline_says_which_file_and_where_to_put_it(offline, component, name):
 
 def test_the_other_repository_is_tried_when_one_lacks_the_file(tmp_path, monkeypatch):
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     asked = []
 
-    def only_the_second(repo, path):
-        asked.append(repo)
-        if len(asked) == 1:
+    def only_the_second(repo, path, revision, local_files_only=False):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
+        asked.append((repo, revision))
+        if repo == "shi-labs/versatile-diffusion":
             raise EntryNotFoundError("no such file")
         return str(tmp_path / path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", only_the_second)
     monkeypatch.setattr(hub, "PRETRAINED", tmp_path)
     assert hub.fetch("kl-f8.pth") == tmp_path / "pretrained_pth" / "kl-f8.pth"
-    assert len(set(asked)) == 2
+    assert asked == [
+        ("shi-labs/versatile-diffusion", hub.REVISIONS["shi-labs/versatile-diffusion"]),
+        ("shi-labs/versatile-diffusion", None),
+        ("shi-labs/versatile-diffusion-model", None),
+    ]
 
 
 def test_a_file_in_pretrained_needs_no_path(tmp_path, monkeypatch):

@@ -1,0 +1,177 @@
+"""`python -m lib COMMAND ...`: files of weights, and what to expect of them.
+
+    python -m lib inspect pretrained/vd-four-flow-v1-0-fp16.pth
+    python -m lib convert vd-four-flow-v1-0 pretrained/vd --dtype bfloat16
+    python -m lib convert vd-mini out --layout diffusers
+    python -m lib download vd-four-flow-v1-0
+    python -m lib doctor
+
+Exit status: 0 done; 1 the machine would not (no connection, no space), or the doctor found a fault;
+2 bad input; 130 interrupted, and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lib.files import printable
+
+if TYPE_CHECKING:
+    from lib.config import ModelSpec
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but an error is one sentence, and options have their whole names."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where help is; exit status 2."""
+        self.exit(2, f"error: {message} ({self.prog} --help shows what is allowed)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.ERROR if args.quiet else logging.WARNING, format="%(message)s"
+    )
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except ValueError as error:
+        return _complain(f"error: {error}", 2)
+    except OSError as error:
+        return _complain(f"error: {error}", 1)
+
+
+def _complain(sentence: str, status: int) -> int:
+    print(printable(sentence, sys.stderr.encoding), file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m lib",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    sizes = {
+        "metavar": "CONFIG.json",
+        "help": "sizes, for files of another model",
+    }
+
+    inspect = commands.add_parser("inspect", help="what files hold, and what they can do")
+    inspect.add_argument("model", metavar="MODEL", help="a file, a folder, or a model's name")
+    inspect.add_argument("--config", **sizes)
+    inspect.set_defaults(run=_inspect)
+
+    convert = commands.add_parser("convert", help="write a model in another layout or precision")
+    convert.add_argument("source", metavar="SRC", help="a file, a folder, or a model's name")
+    convert.add_argument("destination", metavar="DST", help="a new folder; for official a new file")
+    layouts = ("own", "diffusers", "official")
+    convert.add_argument("--layout", choices=layouts, default="own", help="(default: own)")
+    convert.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are)")
+    convert.add_argument(
+        "--text-to-image",
+        action="store_true",
+        help="for diffusers: also a UNet2DConditionModel with the text context layers",
+    )
+    convert.add_argument("--config", **sizes)
+    convert.set_defaults(run=_convert)
+
+    download = commands.add_parser("download", help="put official files into pretrained/")
+    download.add_argument(
+        "name", metavar="NAME", help="vd-four-flow-v1-0 for all it needs, or one file's name"
+    )
+    download.set_defaults(run=_download)
+
+    doctor = commands.add_parser("doctor", help="what is here, what works, memory and speed")
+    doctor.add_argument("--device", help="cpu, cuda, cuda:1, ... or mps (default: the best one)")
+    doctor.set_defaults(run=_doctor)
+
+    for command in commands.choices.values():
+        command.description = next(
+            action.help.capitalize() + "."
+            for action in commands._choices_actions
+            if commands.choices[action.dest] is command
+        )
+        command.add_argument("--quiet", action="store_true", help="no progress bar, no remarks")
+    return parser
+
+
+def _spec(args: argparse.Namespace) -> ModelSpec | None:
+    from lib.config import ModelSpec
+
+    if args.config is None:
+        return None
+    try:
+        values = json.loads(Path(args.config).read_text(encoding="utf-8"))
+        return ModelSpec.from_dict(values)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{args.config} is no configuration of a model ({error}).") from error
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from lib.checkpoints.inspecting import inspect
+
+    _say(*inspect(args.model, _spec(args)).lines())
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    import torch
+
+    from lib.checkpoints.converting import convert
+
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    convert(
+        args.source,
+        args.destination,
+        args.layout,
+        dtype=dtype,
+        text_to_image=args.text_to_image,
+        spec=_spec(args),
+        progress=not args.quiet,
+    )
+    _say(args.destination)
+    return 0
+
+
+def _download(args: argparse.Namespace) -> int:
+    from lib.checkpoints.hub import download
+
+    paths = download(args.name, progress=not args.quiet)
+    _say(*(paths or ["everything is here already"]))
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from lib.checkpoints.doctor import diagnose
+
+    good = True
+    for fine, line in diagnose(args.device):
+        good &= fine
+        if not (args.quiet and fine):
+            _say(line if fine else f"! {line.lstrip()}")
+    return 0 if good else 1
+
+
+def _say(*lines: object) -> None:
+    for line in lines:
+        print(printable(line), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
