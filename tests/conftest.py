@@ -2,6 +2,7 @@
 
 import math
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,11 +112,9 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory):
-    """Folder of the saved model, for --model."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    sizes = train_tokenizers(CAPTIONS, tmp_path_factory.mktemp("words"), max_merges=60)
+def save_tiny(folder: Path, scratch: Path) -> None:
+    """Save the model in a folder, with word pieces made in another."""
+    sizes = train_tokenizers(CAPTIONS, scratch, max_merges=60)
     spec = tiny_spec(sizes.sizes())
     generator = torch.Generator().manual_seed(0)
     modules = {name: build(spec, name) for name in COMPONENTS}
@@ -123,6 +122,13 @@ def model_folder(tmp_path_factory):
         random_weights(module, generator)
     words = load_tokenizers(sizes.source, spec)
     save(VersatileDiffusion(spec, modules, words), folder, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """Folder of the saved model, for --model."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_tiny(folder, tmp_path_factory.mktemp("words"))
     return folder
 
 

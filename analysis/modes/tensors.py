@@ -17,7 +17,7 @@ of that kind. Anything else is refused: a file of three pooled vectors, (3, widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,18 +155,13 @@ def _read(path: Path, name: str) -> Tensor:
     if not path.is_file():
         raise ValueError(f"There is no file {path}: give the path of {name}.")
     if path.suffix.lower() in (".npy", ".npz"):
-        try:
-            held = np.load(path, allow_pickle=False)
-        except Exception as error:  # numpy, zipfile and zlib each have their own
-            raise ValueError(f"{path} is damaged, or holds objects ({error}).") from error
+        held = _held(path, lambda: np.load(path, allow_pickle=False))
         if isinstance(held, np.ndarray):
-            return torch.from_numpy(held)
-        return torch.from_numpy(held[_named(path, held.files, name)])
+            return _held(path, lambda: torch.from_numpy(held))
+        which = _named(path, held.files, name)
+        return _held(path, lambda: torch.from_numpy(held[which]))
     if path.suffix.lower() in (".pt", ".pth"):
-        try:
-            held = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # pickles break in many ways
-            raise ValueError(f"{path} is damaged, or holds more than tensors ({error}).") from error
+        held = _held(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
         if isinstance(held, Tensor):
             return held
         held = (
@@ -177,6 +172,15 @@ def _read(path: Path, name: str) -> Tensor:
         return held[_named(path, list(held), name)]
     file = open_tensors(path)
     return file[_named(path, list(file.shapes), name)]
+
+
+def _held(path: Path, read: Callable[[], Any]) -> Any:
+    """What a file holds; each library breaks in its own ways, and says it in many lines."""
+    try:
+        return read()
+    except Exception as error:
+        why = " ".join(str(error).partition("\n")[0].partition(". ")[0].split())
+        raise ValueError(f"{path} is damaged, or holds more than numbers ({why}).") from error
 
 
 def _named(path: Path, names: list[str], name: str) -> str:

@@ -103,12 +103,14 @@ def test_what_is_no_context_is_one_sentence(vd, given, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.npy", b"hello", "is damaged, or holds objects"),
-        ("a.npy", "objects", "is damaged, or holds objects"),
-        ("a.npz", b"PK", "is damaged, or holds objects"),
-        ("a.pt", b"hello", "is damaged, or holds more than tensors"),
-        ("a.pt", pickle.dumps(Code()), "is damaged, or holds more than tensors"),
-        ("a.pt", "code", "is damaged, or holds more than tensors"),
+        ("a.npy", b"hello", "is damaged, or holds more than numbers"),
+        ("a.npy", "objects", "is damaged, or holds more than numbers"),
+        ("a.npz", b"PK", "is damaged, or holds more than numbers"),
+        ("a.npz", "objects", "is damaged, or holds more than numbers"),
+        ("a.npz", "changed", "is damaged, or holds more than numbers"),
+        ("a.pt", b"hello", "is damaged, or holds more than numbers"),
+        ("a.pt", pickle.dumps(Code()), "is damaged, or holds more than numbers"),
+        ("a.pt", "code", "is damaged, or holds more than numbers"),
         ("a.safetensors", b"hello", "damaged|safetensors"),
         ("a.npz", {"b": X, "c": X}, r"holds 2 tensors \(b, c\), none of them 'context'"),
         ("a.pth", {"b": X, "c": X}, r"holds 2 tensors \(b, c\), none of them 'context'"),
@@ -122,11 +124,17 @@ def test_files_that_hold_none_are_one_sentence(vd, tmp_path, capsys, name, conte
     elif isinstance(content, dict):
         write(path, **content)
     elif content == "objects":
-        np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+        keep = np.savez if name.endswith("z") else np.save
+        keep(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    elif content == "changed":  # is found out when it is read, long after it was opened
+        data = write(path, context=X).read_bytes()
+        at = data.index(X.numpy().tobytes())
+        path.write_bytes(data[:at] + b"?" + data[at + 1 :])
     else:
         torch.save({"a": Code()} if content == "code" else {"a": "words"}, path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         context_of(vd, path, "image")
+    assert len(str(error.value).splitlines()) == 1
     assert "harm" not in capsys.readouterr().out
 
 
