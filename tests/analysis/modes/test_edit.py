@@ -153,9 +153,11 @@ def test_latent_edit_keeps_as_many_components_as_are_the_model_s_style(vd, monke
     for own, rank in ((None, 10), (Bands(alone=2), 2)):
         if own is not None:
             monkeypatch.setitem(BANDS, vd.spec.name, own)
-        made = latent_edit(vd, drawing(0), "red", "blue", seed=1, steps=2, **QUIET)
+        made = latent_edit(vd, drawing(0), "red", "blue", tries=2, seed=1, steps=2, **QUIET)
         assert made.record_of(0)["rank"] == rank
-        again = latent_edit(vd, drawing(0), "red", "blue", rank=rank, seed=1, steps=2, **QUIET)
+        again = latent_edit(
+            vd, drawing(0), "red", "blue", rank=rank, tries=2, seed=1, steps=2, **QUIET
+        )
         assert same(made.images, again.images)
 
 

@@ -404,7 +404,7 @@ def test_fingerprint_tells_weights_apart_in_any_precision(vd):
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun", "euler", "unipc"])
 def test_samplers_in_every_flow(vd, mode, sampler):
     function, inputs = MODES[mode]
-    options = {"seed": 3, "steps": 10, "scale": 4, **QUIET}
+    options = {"seed": 3, "steps": 5, "scale": 4, **QUIET}
     made = function(vd, inputs[0], n=2, sampler=sampler, **options)
     assert made.record["sampler"] == sampler
     assert same(made, function(vd, inputs[0], n=2, sampler=sampler, **options))
@@ -414,7 +414,7 @@ def test_samplers_in_every_flow(vd, mode, sampler):
 
 
 def test_guidance_only_in_an_interval(vd):
-    options = {"seed": 3, "steps": 10, **QUIET}
+    options = {"seed": 3, "steps": 5, **QUIET}
     plain = text_to_image(vd, PROMPTS[0], scale=1, **options)
     guided = text_to_image(vd, PROMPTS[0], scale=4, **options)
     some = text_to_image(vd, PROMPTS[0], scale=4, interval=(200, 700), **options)

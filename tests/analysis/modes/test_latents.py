@@ -34,7 +34,7 @@ MODES = {
 QUIET = {"progress": False}
 
 
-@pytest.fixture(params=list(MODES))
+@pytest.fixture(params=list(MODES), scope="module")
 def made(vd, request):
     """A mode's result in each output."""
     return {
