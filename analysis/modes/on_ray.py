@@ -59,13 +59,12 @@ def make_on_ray(
     out: str | Path = "output",
     *,
     seed: int,
-    n: int = 1,
     actors: int = 2,
     gpus: float = 0,
     part: int = 64,
     **options: Any,
 ) -> list[str]:
-    """Make n samples of each input, on the cluster that `ray.init` has joined.
+    """Make samples of each input, on the cluster that `ray.init` has joined.
 
     Args:
         model: name or path, as all machines know it.
@@ -73,11 +72,10 @@ def make_on_ray(
         inputs: prompts, or paths of pictures that all machines see.
         out: folder that all machines see; results go to `out/<mode>/`.
         seed: of the first sample; sample k of input j has `seed + j n + k`, as everywhere.
-        n: samples of each input.
         actors: how many models are held at a time.
         gpus: of each actor.
         part: inputs that an actor is given at a time.
-        options: of the mode.
+        options: of the mode, such as n and steps.
 
     Returns:
         Paths of all files, in the order of inputs, then samples.
@@ -93,9 +91,10 @@ def make_on_ray(
         ray_data = import_module("ray.data")  # by name: it is no requirement
     except ImportError as error:
         raise ValueError('This needs Ray: pip install "ray[data]", or use --share.') from error
+    n = int(options.get("n", 1))
     prepare(out, mode)
     folder = Path(out).resolve() / mode
-    asked = json.dumps([model, mode, list(map(str, inputs)), seed, n, options], default=str)
+    asked = json.dumps([model, mode, list(map(str, inputs)), seed, options], default=str)
     owner = hashlib.sha256(asked.encode()).hexdigest()[:16]
     begin = next_number(folder, owner)
     parts = [
@@ -106,7 +105,7 @@ def make_on_ray(
         }
         for i in range(0, len(inputs), part)
     ]
-    how = {"model": model, "mode": mode, "out": str(folder.parent), "options": options | {"n": n}}
+    how = {"model": model, "mode": mode, "out": str(folder.parent), "options": options}
     made = ray_data.from_items(parts, override_num_blocks=len(parts)).map(
         Maker, fn_constructor_kwargs=how, concurrency=actors, num_gpus=gpus
     )
