@@ -9,41 +9,8 @@
 A name is imported when it is first used: `import analysis` costs nothing.
 """
 
-# ruff: noqa: F401  editors read the imports below, Python does not
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from analysis.folders.caption import caption_folder
-    from analysis.folders.search import as_result, find, update_index
-    from analysis.inside import plots, walkthrough
-    from analysis.inside.heatmaps import heat_maps
-    from analysis.inside.readability import attribute_readability
-    from analysis.inside.trace import trace
-    from analysis.modes import (
-        MODES,
-        blend,
-        describe,
-        dual_guided,
-        edit,
-        encode,
-        focus,
-        image_to_text,
-        image_variation,
-        interpolate,
-        latent_edit,
-        text_to_image,
-        text_variation,
-    )
-    from analysis.modes.job import make
-    from analysis.results import Result, read, save
-    from analysis.results.figures import save_figure
-    from analysis.results.films import save_film
-    from analysis.results.result import show
-    from analysis.widgets import playground
-    from data.pictures import open_picture
-    from lib.checkpoints import load
-    from lib.noise import SampleNoise
+from typing import Any
 
 _ROOMS = {
     "lib.checkpoints": "load",
