@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
             raise
-        told = str(error).splitlines()[0] if str(error) else "out of memory"
-        return _complain(f"error: {told} Try a smaller --batch, or --dtype float16.", 1)
+        cause = str(error).splitlines()[0] if str(error) else "out of memory"
+        return _complain(f"error: {cause} Try a smaller --batch, or --dtype float16.", 1)
 
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
@@ -159,10 +159,10 @@ def run_mode(args: argparse.Namespace) -> int:
     from analysis.results.outputs import prepare
 
     mode = MODES[args.command]
-    given = vars(args)
+    values = vars(args)
     inputs = {name: _opened(args, name, item) for name, item in mode.inputs.items()}
     inputs = {name: value for name, value in inputs.items() if value not in (None, [])}
-    options = {name: given[name] for name in mode.options if name in given}
+    options = {name: values[name] for name in mode.options if name in values}
     film = args.film
     if options.get("output", "pil") != "pil" and (args.sheet or film):
         raise ValueError("--sheet and --film need pictures: leave them out, or --as.")
@@ -175,7 +175,7 @@ def run_mode(args: argparse.Namespace) -> int:
     args.share = share_of(args.share)
     if args.share[1] > 1 and (args.sheet or film):
         raise ValueError("--sheet and --film show all results: make them when all are there.")
-    if args.share[1] > 1 and given.get("seed") is None:
+    if args.share[1] > 1 and values.get("seed") is None:
         raise ValueError("Processes that share a job draw no seed of their own: give --seed.")
     prepare(args.out, args.command)
     vd = load_model(args)
@@ -232,11 +232,11 @@ def run_job(job: Job, args: argparse.Namespace) -> int:
 
     saved: list[Saved] = []
 
-    def report(one: Saved) -> None:
-        saved.append(one)
+    def report(result: Saved) -> None:
+        saved.append(result)
         if not args.json:
-            text = f"  {one.record['text']}" if "text" in one.record else ""
-            print(f"{one.path}{'' if one.new else '  (was there)'}{text}", flush=True)
+            text = f"  {result.record['text']}" if "text" in result.record else ""
+            print(f"{result.path}{'' if result.new else '  (was there)'}{text}", flush=True)
 
     extras: dict[str, Path] = {}
     trouble: BaseException | None = None

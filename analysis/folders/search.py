@@ -198,26 +198,26 @@ def as_result(hits: Hits, columns: int | None = None) -> Result:
     return Result("search", record, [contact_sheet(images, columns, labels)])
 
 
-def check_text(given: Any) -> str:
+def check_text(text: Any) -> str:
     """A text to look for.
 
     Raises:
         ValueError: it is none.
     """
-    return check_texts([given])[0]
+    return check_texts([text])[0]
 
 
-def _text_or_picture(given: Any) -> str | Picture:
-    return check_text(given) if isinstance(given, str) else Picture.of(given)
+def _text_or_picture(term: Any) -> str | Picture:
+    return check_text(term) if isinstance(term, str) else Picture.of(term)
 
 
-def _terms(given: Wanted, check: Any, weight: float) -> list[tuple[str | Picture, float]]:
+def _terms(wanted: Wanted, check: Any, weight: float) -> list[tuple[str | Picture, float]]:
     """Texts and pictures of a query, checked, each with its weight."""
-    single = isinstance(given, (str, Path, Image.Image, Picture))
-    if single or (isinstance(given, tuple) and len(given) == 2 and _is_weight(given[1])):
-        given = [given]
+    single = isinstance(wanted, (str, Path, Image.Image, Picture))
+    if single or (isinstance(wanted, tuple) and len(wanted) == 2 and _is_weight(wanted[1])):
+        wanted = [wanted]
     terms = []
-    for item in given:
+    for item in wanted:
         what, counts = item if isinstance(item, tuple) else (item, weight)
         if not number("a weight", counts) > 0:
             raise ValueError(f"A weight is {counts}: give one above 0, or leave that out.")

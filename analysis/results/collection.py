@@ -74,13 +74,13 @@ class Shown:
 
 
 @dataclass
-class Collection:
+class Listing:
     """What lies in a folder of results.
 
     Attributes:
         folder: where.
         results: by mode, folder and number.
-        inputs: of those that were collection, SHA-256 -> {"name", "size", "url": a small copy}.
+        inputs: of those that were found, SHA-256 -> {"name", "size", "url": a small copy}.
         reports: of evaluations: each its settings, flat, and "name" and "json", its files' paths.
         problems: a sentence for everything that could not be read.
     """
@@ -92,7 +92,7 @@ class Collection:
     problems: list[str] = field(default_factory=list)
 
 
-def collect(out: str | Path = OUT, order: Sequence[str] = ()) -> Collection:
+def collect(out: str | Path = OUT, order: Sequence[str] = ()) -> Listing:
     """Everything in a folder that the page can show, and what is wrong with the rest.
 
     Hidden files and folders are passed over, and so is what an evaluation keeps beside its report.
@@ -109,36 +109,36 @@ def collect(out: str | Path = OUT, order: Sequence[str] = ()) -> Collection:
         raise ValueError(
             f"There is no folder {shown(out)!r}: make results first, or say where they are (--out)."
         )
-    collection = Collection(out)
-    for folder, below, names in os.walk(out, onerror=lambda e: collection.problems.append(str(e))):
+    listing = Listing(out)
+    for folder, below, names in os.walk(out, onerror=lambda e: listing.problems.append(str(e))):
         below[:] = sorted(name for name in below if not name.startswith("."))
         here = Path(folder)
         if here != out and "report.json" in names:
             below.clear()
-            _add_report(collection, here)
+            _add_report(listing, here)
         else:
-            _add_results(collection, here, sorted(n for n in names if not n.startswith(".")))
+            _add_results(listing, here, sorted(n for n in names if not n.startswith(".")))
     rank = {mode: i for i, mode in enumerate(order)}
-    collection.results.sort(key=lambda result: rank.get(result.settings["mode"], len(rank)))
-    return collection
+    listing.results.sort(key=lambda result: rank.get(result.settings["mode"], len(rank)))
+    return listing
 
 
-def _add_report(collection: Collection, folder: Path) -> None:
+def _add_report(listing: Listing, folder: Path) -> None:
     path = folder / "report.json"
     try:
         protocol = read_record(path)["protocol"]
         about = {"run": protocol["run"], "model": protocol["model"]["name"]}
         about |= {key: protocol.get(key) for key in ("settings", "finished")}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        collection.problems.append(f"{shown(path)} is damaged, or no report of an evaluation.")
+        listing.problems.append(f"{shown(path)} is damaged, or no report of an evaluation.")
     else:
         text = path.with_suffix(".md")
         files = {"json": path, "name": text if text.is_file() else path}
-        names = {key: file.relative_to(collection.folder).as_posix() for key, file in files.items()}
-        collection.reports.append(flat(about) | names)
+        names = {key: file.relative_to(listing.folder).as_posix() for key, file in files.items()}
+        listing.reports.append(flat(about) | names)
 
 
-def _add_results(collection: Collection, folder: Path, names: list[str]) -> None:
+def _add_results(listing: Listing, folder: Path, names: list[str]) -> None:
     records = {Path(name).stem for name in names if _NUMBERED.fullmatch(name)}
     results = set()
     for name in names:
@@ -150,36 +150,32 @@ def _add_results(collection: Collection, folder: Path, names: list[str]) -> None
             continue
         results.add(path.stem)
         try:
-            collection.results.append(_result(collection, path, kind))
+            listing.results.append(_result(listing, path, kind))
         except _UNREADABLE as error:
-            collection.problems.append(
-                f"{shown(path)} is passed over, it cannot be read ({error})."
-            )
+            listing.problems.append(f"{shown(path)} is passed over, it cannot be read ({error}).")
     for stem in sorted(records - results):
         if is_being_written(folder / stem):
             continue
-        collection.problems.append(
-            f"{shown(folder / stem)}.json is a record whose result is missing."
-        )
+        listing.problems.append(f"{shown(folder / stem)}.json is a record whose result is missing.")
 
 
-def add_inputs(collection: Collection, places: Iterable[str | Path]) -> None:
+def add_inputs(listing: Listing, places: Iterable[str | Path]) -> None:
     """Look for the pictures that results were made from, by name; their content decides."""
     wanted: dict[str, set[str]] = {}
-    for result in collection.results:
+    for result in listing.results:
         for name, digest in result.inputs():
             wanted.setdefault(name, set()).add(digest)
     for place in map(Path, places if wanted else ()):
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             name = shown(path.name)
-            missing = wanted.get(name, set()) - collection.inputs.keys()
+            missing = wanted.get(name, set()) - listing.inputs.keys()
             try:
                 if missing and path.is_file():
                     digest = hashlib.sha256(data := path.read_bytes()).hexdigest()
                     if digest in missing:
-                        collection.inputs[digest] = {"name": name, **_small_copy(path, data)}
+                        listing.inputs[digest] = {"name": name, **_small_copy(path, data)}
             except _UNREADABLE as error:
-                collection.problems.append(f"{shown(path)} cannot be shown as an input ({error}).")
+                listing.problems.append(f"{shown(path)} cannot be shown as an input ({error}).")
 
 
 def _small_copy(path: Path, data: bytes) -> dict[str, Any]:
@@ -194,10 +190,10 @@ def _small_copy(path: Path, data: bytes) -> dict[str, Any]:
     return {"size": image.size, "url": f"data:image/{kind.lower()};base64,{copy}"}
 
 
-def _result(collection: Collection, path: Path, kind: str) -> Shown:
-    place = path.parent.relative_to(collection.folder)
+def _result(listing: Listing, path: Path, kind: str) -> Shown:
+    place = path.parent.relative_to(listing.folder)
     known: dict[str, Any] = {"mode": place.name or "other"}
-    record, note = _record(collection, path)
+    record, note = _record(listing, path)
     if len(place.parts) > 1:
         known["folder"] = place.parent.as_posix()
     if not isinstance(record.get("mode", known["mode"]), str):
@@ -205,7 +201,7 @@ def _result(collection: Collection, path: Path, kind: str) -> Shown:
     settings = flat({**known, **record, "file": path.name})
     source = PurePath(str(settings.get("input.file") or "")).stem
     title = str(settings.get("prompt") or source or path.stem)
-    name = path.relative_to(collection.folder).as_posix()
+    name = path.relative_to(listing.folder).as_posix()
     size = text = None
     if kind == "picture":
         size = _size(path)
@@ -230,7 +226,7 @@ def _size(path: Path) -> tuple[int, int]:
         return decode(path, read(path), lambda image: image.size)
 
 
-def _record(collection: Collection, path: Path) -> tuple[dict[str, Any], str]:
+def _record(listing: Listing, path: Path) -> tuple[dict[str, Any], str]:
     """The record beside a result, or in it, or what its name says; a sentence if not the first."""
     beside = path.with_suffix(".json")
     lost = "It has no record: only its name is known."
@@ -239,7 +235,7 @@ def _record(collection: Collection, path: Path) -> tuple[dict[str, Any], str]:
             return read_record(beside), ""
         except (ValueError, RecursionError) as error:
             deep = f"The record of {shown(path)} is damaged (nested too deeply)."
-            collection.problems.append(str(error) if isinstance(error, ValueError) else deep)
+            listing.problems.append(str(error) if isinstance(error, ValueError) else deep)
             lost = "Its record is damaged: only its name is known."
     try:
         if path.suffix.lower() == ".png":

@@ -33,7 +33,7 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
-from analysis.results.collection import EXAMPLES, Collection, add_inputs, collect
+from analysis.results.collection import EXAMPLES, Listing, add_inputs, collect
 from analysis.results.outputs import OUT, VOLATILE
 from data.folders import shown
 from lib.files import printable, write_atomic
@@ -47,7 +47,7 @@ def write_gallery(
     out: str | Path = OUT,
     inputs: Iterable[str | Path] = (EXAMPLES,),
     order: Sequence[str] = (),
-) -> tuple[Path, Collection]:
+) -> tuple[Path, Listing]:
     """Write `out/index.html`, whole or not at all; an older page is replaced.
 
     Args:
@@ -63,23 +63,23 @@ def write_gallery(
         ValueError: there is no such folder.
         OSError: the page could not be written.
     """
-    collection = collect(out, order)
-    add_inputs(collection, [*inputs, out])
+    listing = collect(out, order)
+    add_inputs(listing, [*inputs, out])
     path = Path(out) / PAGE
     try:
-        write_atomic(path, page(collection))
+        write_atomic(path, page(listing))
     except OSError as error:
         raise OSError(
             f"{shown(path)} could not be written ({error.strerror or error}): free some space or "
             "say where else the results are (--out); an older page is as it was."
         ) from error
-    return path, collection
+    return path, listing
 
 
 # ---------------------------------------------------------------------- the page
 
 
-def packed(collection: Collection) -> dict[str, Any]:
+def packed(listing: Listing) -> dict[str, Any]:
     """What the page holds, with each name and each value of a setting written once.
 
     A result's "record" counts in pairs into "keys" and "values". Values are told apart by their
@@ -87,9 +87,9 @@ def packed(collection: Collection) -> dict[str, Any]:
     """
     keys: dict[str, int] = {}
     values: dict[str, int] = {}
-    places = {digest: i for i, digest in enumerate(collection.inputs)}
+    places = {digest: i for i, digest in enumerate(listing.inputs)}
     results = []
-    for result in collection.results:
+    for result in listing.results:
         record: list[int] = []
         for key, value in result.settings.items():
             record.append(keys.setdefault(key, len(keys)))
@@ -103,25 +103,23 @@ def packed(collection: Collection) -> dict[str, Any]:
             "size": result.size,
             "text": result.text,
             "note": result.note or None,
-            "json": url(beside) if (collection.folder / beside).is_file() else None,
+            "json": url(beside) if (listing.folder / beside).is_file() else None,
             "inputs": [places[digest] for _, digest in result.inputs() if digest in places],
             "record": record,
         }
         results.append({name: value for name, value in about.items() if value is not None})
     files = ("name", "json")
-    reports = [
-        report | {key: url(str(report[key])) for key in files} for report in collection.reports
-    ]
+    reports = [report | {key: url(str(report[key])) for key in files} for report in listing.reports]
     return {
-        "folder": collection.folder.resolve().name,
+        "folder": listing.folder.resolve().name,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "volatile": VOLATILE,
         "keys": list(keys),
         "values": [json.loads(value) for value in values],
         "results": results,
-        "inputs": list(collection.inputs.values()),
+        "inputs": list(listing.inputs.values()),
         "reports": reports,
-        "problems": collection.problems,
+        "problems": listing.problems,
     }
 
 
@@ -136,19 +134,19 @@ def embedded(data: Any) -> str:
     return text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"})
 
 
-def page(collection: Collection) -> str:
+def page(listing: Listing) -> str:
     """The whole page as text."""
     template, style, *scripts = ((_FOLDER / name).read_text(encoding="utf-8") for name in _FILES)
     script = "\n".join(scripts)
     only = (hashlib.sha256(text.encode()).digest() for text in (style, script))
     styles, scripts = (f"'sha256-{base64.b64encode(digest).decode()}'" for digest in only)
     parts = {
-        "title": html.escape(shown(f"Results in {collection.folder.resolve().name}")),
+        "title": html.escape(shown(f"Results in {listing.folder.resolve().name}")),
         "policy": f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' file: "
         f"data:; media-src 'self' file:; style-src {styles}; script-src {scripts}",
         "style": style,
         "script": script,
-        "data": embedded(packed(collection)),
+        "data": embedded(packed(listing)),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
 
@@ -182,10 +180,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: with one sentence that says what is wrong.
     """
-    path, collection = write_gallery(args.out, args.inputs, args.modes)
-    for problem in () if args.quiet else collection.problems:
+    path, listing = write_gallery(args.out, args.inputs, args.modes)
+    for problem in () if args.quiet else listing.problems:
         print(f"warning: {printable(problem, sys.stderr.encoding)}", file=sys.stderr)
-    counts = {"result": len(collection.results), "evaluation": len(collection.reports)}
+    counts = {"result": len(listing.results), "evaluation": len(listing.reports)}
     numbers = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items())
     print(f"{printable(path)}  {numbers}")
     return 0

@@ -294,9 +294,11 @@ def _displayable(what: Any, columns: int | None, caption: str, sheet: dict[str, 
     labels = None
     if isinstance(what, Mapping):
         labels, what = list(map(str, what)), what.values()
-    given = [what] if isinstance(what, Image.Image) else what
+    pictures = [what] if isinstance(what, Image.Image) else what
     images = [
-        image for item in given for image in (item.images if isinstance(item, Result) else [item])
+        image
+        for picture in pictures
+        for image in (picture.images if isinstance(picture, Result) else [picture])
     ]
     image = contact_sheet(images, columns, labels, **sheet)
     names = "; ".join(labels or [])
