@@ -1,0 +1,78 @@
+"""Benchmarks compare what they say: the same numbers in our modules and in diffusers'."""
+
+import json
+from argparse import Namespace
+from dataclasses import replace
+from importlib import import_module
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import full_size, steps
+from lib.config import ClipConfig, KLConfig, UNetConfig
+from lib.specs import VD_FOUR_FLOW_V1_0
+
+SMALL = replace(
+    VD_FOUR_FLOW_V1_0,
+    unet=UNetConfig(
+        model_channels=32,
+        channel_mult=(1, 2, 2, 2),
+        num_res_blocks=(1, 1, 1, 1),
+        image_heads=2,
+        text_heads=2,
+        context_dim=48,
+    ),
+    image_vae=KLConfig(ch=32, ch_mult=(1, 1, 2, 2), num_res_blocks=1),
+    clip=ClipConfig(projection=48),
+)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(full_size, "SPEC", SMALL)
+    monkeypatch.setattr(steps, "LATENT", (4, 16, 16))
+
+
+@torch.no_grad()
+def test_both_compute_the_same(small):
+    vd = full_size.random_model((*steps.DIFFUSER, "image_decoder"), torch.float32)
+    unet, vae = full_size.diffusers_unet(vd), full_size.diffusers_decoder(vd)
+    x, both = torch.randn(1, *steps.LATENT), steps.contexts(vd)
+    ours, theirs = steps.our_step(vd, x, *both), steps.their_step(unet, x, *both)
+    assert ours.std() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)
+    picture = (vae.decode(x).sample / 2 + 0.5).clamp(0, 1)
+    scaled = vd.decode_image(x * SMALL.image_vae.scale)
+    torch.testing.assert_close(scaled, picture, rtol=0, atol=1e-4)
+
+
+def test_bfloat16_is_as_far_off_as_theirs(small):
+    args = Namespace(dtype=torch.bfloat16, repeats=1)
+    result = steps.guided_step(args)
+    assert result["error ratio"] < 1.5  # of few numbers; at full size it is in the README
+    assert set(result["seconds"]) == {"ours", "diffusers"}
+
+
+def test_turns_change_their_order():
+    order = []
+    runs = {name: lambda name=name: order.append(name) for name in "ab"}
+    times = full_size.in_turns(runs, 2)
+    assert order == ["a", "b", "a", "b", "b", "a"]
+    assert set(times["a"]) == {"wall", "cpu"}
+    halves = full_size.compared({"a": {"wall": 1, "cpu": 2}, "b": {"wall": 2, "cpu": 8}}, "a", "b")
+    assert halves == {"wall ratio": 0.5, "cpu ratio": 0.25}
+
+
+def test_the_command_prints_names_and_numbers(capsys, monkeypatch):
+    monkeypatch.setattr(steps, "scaling", lambda args: {"speed": {"1": 2.0}})
+    command.main(["scaling", "--json"])
+    assert json.loads(capsys.readouterr().out)["speed"] == {"1": 2.0}
+    command.main(["scaling"])
+    assert capsys.readouterr().out.splitlines()[-2:] == ["speed", f"  1{' ' * 27} 2"]
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_every_command_is_there(name):
+    module, function = command.COMMANDS[name]
+    assert callable(getattr(import_module(module), function))

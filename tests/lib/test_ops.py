@@ -1,0 +1,82 @@
+"""Quick forms against plain ones: attention by rows, upsampling at the small size, memory."""
+
+import mmap
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from lib import ops
+from lib.devices import LARGE, release, settle
+from lib.transformer import FeedForward
+
+
+def off(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return ((found.double() - exact).norm() / exact.norm()).item()
+
+
+@pytest.mark.parametrize(("queries", "keys", "width"), [(600, 130, 40), (1100, 300, 16)])
+def test_attention_by_rows(queries, keys, width):
+    """Rows that do not divide, widths that fill no register."""
+    g = torch.Generator().manual_seed(0)
+    q = torch.randn(2, queries, 3 * width, generator=g).bfloat16()
+    k, v = (torch.randn(2, keys, 3 * width, generator=g).bfloat16() for _ in range(2))
+    heads = [x.double().unflatten(2, (3, width)).transpose(1, 2) for x in (q, k, v)]
+    exact = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    assert queries * keys > ops.SHORT
+    assert off(ops.attention(q, k, v, 3), exact) < 0.01
+
+
+def test_attention_by_rows_leaves_gradients_to_torch():
+    q = torch.randn(1, 600, 32).bfloat16().requires_grad_()
+    k = torch.randn(1, 200, 32).bfloat16()
+    ops.attention(q, k, k, 2).float().sum().backward()
+    assert q.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [4, 300 * 300])
+def test_causal_attention_sees_what_was_before(size, monkeypatch):
+    monkeypatch.setattr(ops, "SHORT", size)
+    q, k, v = (torch.randn(1, 9, 8) for _ in range(3))
+    whole = ops.attention(q, k, v, 2, causal=True)
+    for n in (1, 4, 9):
+        part = ops.attention(q[:, :n], k[:, :n], v[:, :n], 2)
+        torch.testing.assert_close(whole[:, n - 1], part[:, -1])
+
+
+@pytest.mark.parametrize("side", [4, 32, 35])
+def test_upsampling_is_nearest_neighbour_then_convolution(side):
+    x, weight, bias = torch.randn(2, 5, side, 33), torch.randn(3, 5, 3, 3), torch.randn(3)
+    exact = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
+    torch.testing.assert_close(ops.upsampled_conv(x, weight, bias), exact, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_tokens_in_parts(monkeypatch):
+    layer, x = FeedForward(16), torch.randn(2, 1030, 16)
+    torch.testing.assert_close(layer(x), layer.net(x))
+
+
+def test_large_convolutions_have_their_channels_last():
+    small = settle(nn.Conv2d(3, 4, 3))
+    large = nn.Conv2d(LARGE // 9 + 1, 1, 3)
+    values = large.weight.detach().clone()
+    settle(large.requires_grad_(False))
+    last = {"memory_format": torch.channels_last}
+    assert small.weight.is_contiguous() and not small.weight.is_contiguous(**last)
+    assert large.weight.is_contiguous(**last) and torch.equal(large.weight, values)
+
+
+def test_released_pages_are_read_again(tmp_path):
+    values = torch.arange(5 * mmap.PAGESIZE, dtype=torch.float32)
+    save_file({"a": values, "b": values[:10].clone()}, tmp_path / "file.safetensors")
+    with safe_open(tmp_path / "file.safetensors", "pt") as file:
+        mapped = file.get_tensor("a")
+        release(mapped)
+        assert torch.equal(mapped, values)
+    own = values.clone()
+    release(own)
+    assert torch.equal(own, values)
