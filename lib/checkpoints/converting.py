@@ -40,6 +40,8 @@ TEXT_TO_IMAGE = "text_to_image_unet"
 """The image column with the text context layers in it, for who uses diffusers' UNet by itself."""
 
 _CPU = torch.device("cpu")
+_MAPPED = 2**29
+"""Bytes to read of an open file before it is opened anew."""
 # file of a diffusers folder -> whose keys it has -> the components in it
 _DIFFUSERS_FILES = {
     "image_unet/diffusion_pytorch_model": ("image_unet", (*COMPONENTS[:2], "image_context")),
@@ -230,17 +232,18 @@ def _write(
     kinds: dict[tuple[str, str], torch.dtype],
     update: Callable[[int], object],
 ) -> None:
-    last = ""
+    mapped = 0
 
     def read(key: str) -> Tensor:
-        nonlocal last
+        nonlocal mapped
         component, name = keys[key]
-        if component != last:  # what was mapped of the one before is let go
+        if mapped > _MAPPED:  # not every system lets go of what was read of an open file
             model.close()
-            last = component
+            mapped = 0
         part = model.part(component, download=False)
         kind = kinds[component, name]
         tensor = read_weight(part.file, _source_key(part, component, name), _CPU, kind)
+        mapped += tensor.nbytes
         update(tensor.nbytes)
         return tensor
 
