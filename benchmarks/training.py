@@ -1,6 +1,6 @@
 """How fast flows are trained, against the same network in diffusers' usual loop.
 
-    python -m benchmarks.training [--batch 32] [--steps 4] [--rounds 5] [--threads 1] [--json]
+    python -m benchmarks training [--repeats 5] [--threads 1] [--json]
 
 Text-to-image at vd-mini's sizes, fresh weights, in turns within one process, so that whatever else
 the machine does falls on all:
@@ -19,7 +19,6 @@ of the rounds, and how many times as many ours are.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -189,37 +188,14 @@ def measure(batch: int, steps: int, rounds: int, device: torch.device) -> dict:
     return {
         "batch": batch,
         "device": str(device),
-        "threads": torch.get_num_threads(),
         "parameters": sizes,
         "samples_a_second": rates,
         "speedup": {kind: row["ours"] / row["diffusers"] for kind, row in rates.items()},
     }
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Print the table, or one JSON document."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    add("--batch", type=int, default=32)
-    add("--steps", type=int, default=4, help="of each loop in a round")
-    add("--rounds", type=int, default=5)
-    add("--threads", type=int, default=1)
-    add("--device", default="cpu", help="cpu or cuda")
-    add("--json", action="store_true")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
+def training(options: argparse.Namespace) -> dict:
+    """Both loops, batches of 32, so many rounds of two steps as are asked for."""
     torch.manual_seed(0)
-    found = measure(args.batch, args.steps, args.rounds, torch.device(args.device))
-    if args.json:
-        print(json.dumps(found, indent=2))
-        return
-    print(f"samples a second     {'':>8}parameters" + "".join(f"{k:>12}" for k in found["speedup"]))
-    for name, size in found["parameters"].items():
-        rates = "".join(f"{row[name]:>12.1f}" for row in found["samples_a_second"].values())
-        print(f"{name:<28}{size / 1e6:>9.2f}M{rates}")
-    ratios = "".join(f"{ratio:>12.2f}" for ratio in found["speedup"].values())
-    print(f"{'ours / diffusers':<38}{ratios}")
-
-
-if __name__ == "__main__":
-    main()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return measure(32, 2, options.repeats, device)

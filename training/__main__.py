@@ -28,6 +28,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line, train, say what was measured."""
     args = _parser().parse_args(argv)
+    if args.out is None:  # what people train takes the place of none of our models
+        vd_mini = ROOT / "pretrained" / "vd-mini"
+        args.out = vd_mini if args.data == "scenes" else args.runs / "model"
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from training import stages  # torch and transformers load here: --help stays quick
@@ -65,13 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--init", metavar="MODEL", help="begin from a model's weights, or from a run's .pt file")
     add("--preset", choices=PRESETS, help="recipes (default: those of the data)")
     add("--runs", type=Path, default=ROOT / "runs", help="checkpoints and logs")
-    add("--out", type=Path, default=ROOT / "pretrained" / "vd-mini", help="model folder")
+    add("--out", type=Path, help="model folder (default: RUNS/model; of scenes, vd-mini's)")
     add("--judge", type=Path, help="the classifier's folder (default: that of the data)")
     add("--dry-run", action="store_true", help="say what it would take, load and train nothing")
     add("--steps", type=_positive, help="optimizer steps instead of the recipe's")
     add("--batch", type=_positive, help="batch size instead of the recipe's")
     add("--accumulate", type=_positive, help="batches whose gradients make one step")
-    add("--lr", type=float, help="peak learning rate instead of the recipe's")
+    add("--lr", type=_rate, help="peak learning rate instead of the recipe's")
     add("--flows", nargs="+", choices=FLOWS, help="train these only")
     add("--freeze", nargs="+", choices=GROUPS, help="parts of the diffuser that stay as they are")
     add("--lora", type=_positive, metavar="RANK", help="train adapters of that rank, not weights")
@@ -98,6 +101,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value}: give a positive whole number")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a rate between 0 and 1")
     return value
 
 

@@ -22,9 +22,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.models.bert.modeling_bert import BertLayer
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from lib.blocks import ResidualBlock
+from lib.clip import Layer
 from lib.kl_vae import ResnetBlock
 from lib.transformer import ContextLayer
 from lib.unet import ContextColumn, DataColumn
@@ -32,7 +32,7 @@ from lib.unet import ContextColumn, DataColumn
 if TYPE_CHECKING:
     from training.stage import Stage
 
-BLOCKS = (ResidualBlock, ContextLayer, ResnetBlock, BertLayer, CLIPEncoderLayer)
+BLOCKS = (ResidualBlock, ContextLayer, ResnetBlock, BertLayer, Layer)
 """What runs twice. The text decoder's layers do not: they write into a cache."""
 
 

@@ -24,9 +24,9 @@ def test_the_head_is_trained_measured_and_kept(frozen, tmp_path):
     samples = drawing_samples(None)
     out, runs = tmp_path / "judge", tmp_path / "runs"
     runs.mkdir()
-    stage = ClassifierStage(samples, samples, out, RECIPE, runs, count=20)
+    stage = ClassifierStage(samples, samples, samples, out, RECIPE, runs, count=20)
     check(stage)
-    again = ClassifierStage(samples, samples, out, RECIPE, runs, count=20)
+    again = ClassifierStage(samples, samples, samples, out, RECIPE, runs, count=20)
     assert len(list(runs.glob("judge-*"))) == 1
     assert torch.equal(again.seen_before["features"], stage.seen_before["features"])
     stage.modules.eval()
@@ -47,4 +47,4 @@ def test_the_head_is_trained_measured_and_kept(frozen, tmp_path):
 def test_captions_alone_are_no_subject(frozen, tmp_path):
     samples: CaptionedSamples = folder_samples(tmp_path / "pictures")
     with pytest.raises(ValueError, match="A classifier needs attributes"):
-        ClassifierStage(samples, samples, tmp_path, RECIPE, tmp_path)
+        ClassifierStage(samples, samples, samples, tmp_path, RECIPE, tmp_path)
