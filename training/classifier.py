@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,20 @@ from training.stage import Recipe, Stage
 
 TOP = 5
 VIEWS = 16_000
+SOFT = 0.4  # of the convnet's pictures are blurred or noised
 
 
 class ClassifierStage(Stage):
-    """Trains the head of a `data.emoji.judge.Judge` on samples that know attributes.
+    """Trains a `data.emoji.judge.Judge` on samples that know attributes.
 
     What the frozen network sees of real pictures, each a little turned, blurred, noised and shaded
-    so that nothing leans on what a decoder gets wrong, is computed once and kept under `runs`.
+    so that nothing leans on what a decoder gets wrong, is computed once and kept under `runs`. The
+    convnet sees more pictures, half of them as they are: a hand shows in what blur takes away.
 
     Args:
         samples: to train on.
+        more: all that the convnet may learn from; attributes with the same values count, mirrored
+            or not.
         validation: to measure on.
         out: the judge's folder.
         recipe: how it is trained.
@@ -49,6 +54,7 @@ class ClassifierStage(Stage):
     def __init__(
         self,
         samples: Samples,
+        more: Samples,
         validation: Samples,
         out: Path,
         recipe: Recipe,
@@ -60,13 +66,17 @@ class ClassifierStage(Stage):
                 "A classifier needs attributes, which captions of one's own have not: use --data "
                 "scenes or emoji, or samples with `attributes`."
             )
-        self.pool, self.validation = samples, validation
+        self.pool, self.more, self.validation = samples, more, validation
+        self.exact = copy(more)
+        self.exact.jitter = False
         self.out, self.recipe = Path(out), recipe
         torch.manual_seed(recipe.seed)
-        self.judge = Judge(samples.attributes)
+        names = [n for n, v in samples.attributes.items() if more.attributes.get(n) == v]
+        self.places = [list(more.attributes).index(name) for name in names]
+        self.judge = Judge(samples.attributes, names)
         self.seen_before = self._looked(Path(runs), count)
         self.judge.head.fit_scale(self.seen_before["features"].float())
-        self.modules = nn.ModuleDict({"head": self.judge.head})
+        self.modules = nn.ModuleDict({"head": self.judge.head, "hand": self.judge.hand})
 
     def identity(self) -> dict[str, Any]:
         """Which pictures."""
@@ -93,14 +103,23 @@ class ClassifierStage(Stage):
         return load_file(path)
 
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy, mean over all attributes."""
-        rows = torch.from_numpy(
-            rng.integers(len(self.seen_before["labels"]), size=self.recipe.batch)
-        )
-        features = self.seen_before["features"][rows].float()
-        labels = self.seen_before["labels"][rows]
-        logits = self.modules["head"](features.to(self.device))
-        return read_loss(logits, labels.to(self.device)), {}
+        """Cross-entropy of both, mean over the attributes of each."""
+        features, labels = self.seen_before["features"], self.seen_before["labels"]
+        rows = torch.from_numpy(rng.integers(len(labels), size=4 * self.recipe.batch))
+        logits = self.modules["head"](features[rows].float().to(self.device))
+        head = read_loss(logits, labels[rows].to(self.device))
+        self.seen = indices = rng.integers(len(self.more), size=self.recipe.batch)
+        half = len(indices) // 2
+        parts = (self.exact.pictures(indices[:half], rng), self.more.pictures(indices[half:], rng))
+        pictures = torch.cat(parts)
+        turn = torch.from_numpy(rng.random(len(pictures)) < 0.5)
+        pictures[turn] = pictures[turn].flip(3)
+        soft = torch.from_numpy(rng.random(len(pictures)) < SOFT)
+        pictures[soft] = soften(pictures[soft])
+        logits = self.modules["hand"](shaded(pictures, rng).to(self.device))
+        labels = self.more.labels(indices)[:, self.places]
+        hand = read_loss(logits, labels.to(self.device))
+        return head + hand, {"head": head.item(), "hand": hand.item()}
 
     def measure(self) -> dict[str, float]:
         """Share of held-out pictures read right, the first answer and one of the first five."""
@@ -110,8 +129,7 @@ class ClassifierStage(Stage):
         for start in range(0, len(rows), 64):
             part = rows[start : start + 64]
             wanted = self.validation.labels(part)
-            seen = self.judge.look(self.validation.pictures(part, rng))[0]
-            logits = self.modules["head"](seen.to(self.device))
+            logits = self.judge(self.validation.pictures(part, rng).to(self.device))
             for name, answer, label in zip(self.pool.attributes, logits, wanted.T, strict=True):
                 told = label >= 0
                 best = answer.float().cpu().topk(min(TOP, answer.shape[1])).indices[told]

@@ -33,7 +33,9 @@ def _paper(lr: float, batch: int, flows_: tuple[str, ...], scales: dict[str, flo
 
 
 _SMALL = {
-    "classifier": (Recipe(steps=4000, batch=64, lr=2e-3, warmup=100, weight_decay=0.05),),
+    "classifier": (
+        Recipe(steps=1500, batch=64, lr=1.5e-3, warmup=60, weight_decay=0.05, ema=0.99),
+    ),
     "autoencoder": (
         Recipe(
             steps=9000, batch=16, lr=1.5e-3, clip=0.5, ema=0.998, decay="trapezoid", cooldown=0.3

