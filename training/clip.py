@@ -270,7 +270,7 @@ class ClipStage(Stage):
         first = torch.zeros(len(places), 1, dtype=torch.long)
         places = torch.cat([first, places + 1], 1).to(self.device)
         hidden = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
-        hidden = vit.encoder(inputs_embeds=vit.pre_layrnorm(hidden)).last_hidden_state
+        hidden = vit.encoder(vit.pre_layrnorm(hidden))
         tokens = vision.visual_projection(vit.post_layernorm(hidden))
         return tokens / tokens[:, :1].norm(dim=-1, keepdim=True)
 
