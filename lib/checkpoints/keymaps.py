@@ -56,7 +56,7 @@ _OPTIONAL = re.compile(
     r"|^ctx\.text\.model\.(?:vision_model|visual_projection)\."
     r"|^ctx\.image\.model\.(?:text_model|text_projection)\."
 )
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "ema_model.", "ema.")
 
 # what stands before the image VAE's, the text VAE's and CLIP's own names
 _ROOTS = {

@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,7 +26,12 @@ PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".pkl")
 ENDINGS = (".safetensors", *PICKLES)
 """How names of files of weights end, in upper or lower case; the preferred one first."""
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+_WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "module", "net", "params"),
+    # the average that a training keeps, where it is all there is
+    *("ema_state_dict", "state_dict_ema", "model_ema", "params_ema", "ema"),
+)
+_INDEX = ".index.json"
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\b")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _LFS = b"version https://git-lfs"
@@ -73,7 +79,8 @@ def ending(path: Path) -> str | None:
 def open_tensors(path: str | Path) -> TensorFile:
     """Open a .safetensors file, or a .pth, .pt, .ckpt or .bin pickle of tensors.
 
-    A part of a divided file (`...-00001-of-00003.safetensors`) opens all of its parts.
+    A part of a divided file (`...-00001-of-00003.safetensors`) opens all of its parts, and so does
+    their index (`....index.json`).
 
     Raises:
         ValueError: not such a file, damaged, a part missing, or a pickle that holds more than
@@ -81,10 +88,13 @@ def open_tensors(path: str | Path) -> TensorFile:
     """
     path = Path(path)
     divided = _SHARD.search(path.name)
-    if divided is None:
+    if path.name.endswith(_INDEX) and path.is_file():
+        names = _indexed(path)
+    elif divided is None:
         return _open(path)
-    mark, _, count = divided[0], *divided.groups()
-    names = (path.name.replace(mark, f"-{i + 1:05}-of-{count}") for i in range(int(count)))
+    else:
+        mark, count = divided[0], divided[2]
+        names = [path.name.replace(mark, f"-{i + 1:05}-of-{count}") for i in range(int(count))]
     parts = [_open(path.with_name(name)) for name in names]
     holder = {name: part for part in parts for name in part.shapes}
     shapes = {name: part.shapes[name] for name, part in holder.items()}
@@ -92,6 +102,17 @@ def open_tensors(path: str | Path) -> TensorFile:
     if sum(len(part.shapes) for part in parts) != len(shapes):
         raise ValueError(f"The parts of {path} hold tensors twice: download them again.")
     return TensorFile(parts[0].path, shapes, dtypes, lambda name: holder[name][name])
+
+
+def _indexed(path: Path) -> list[str]:
+    """Names of the files beside an index that hold what it lists."""
+    try:
+        names = sorted({*json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()})
+        if names and all(ending(Path(name)) and Path(name).name == name for name in names):
+            return names
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        pass
+    raise ValueError(f"{path} is no index of files of weights beside it: copy it again.")
 
 
 def _open(path: Path) -> TensorFile:
@@ -170,6 +191,8 @@ def write_tensors(
 def _open_pickle(path: Path, head: bytes) -> TensorFile:
     # the format of before 2020 is no zip archive and cannot be mapped into memory
     mapped = head.startswith(_ZIP)
+    if mapped and _is_packed(path):
+        raise ValueError(f"{path} is compressed, which torch's own files are not: unpack it first.")
     try:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
@@ -192,6 +215,15 @@ def _open_pickle(path: Path, head: bytes) -> TensorFile:
         for name, value in values.items()
     }
     return TensorFile(path, shapes, dtypes, values.__getitem__)
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether an archive is compressed: it may be of any size when unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):  # torch says what is wrong
+        return False
 
 
 def _wrapper(values: object) -> str | None:

@@ -22,12 +22,30 @@ FOLDERS = {
 
 
 @pytest.mark.parametrize("layout", ["official", "legacy"])
-@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("wrapper", ["module.", "model.", "net.", "ema_model.module._orig_mod."])
 def test_wrappers_of_training_are_taken_off(tmp_path, layout, wrapper):
     values = official() if layout == "official" else in_layout(layout)
     values = {wrapper + key: value for key, value in values.items()}
     torch.save({"model": values, "epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "x.pth")
     assert same(load(tmp_path / "x.pth", spec=SPEC, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda values: {"state_dict": values, "pytorch-lightning_version": "2.1", "epoch": 3},
+        lambda values: {"ema": {"shadow": 1}, "model": {"module": values}},
+        lambda values: {"ema_state_dict": values, "decay": 0.999},
+        lambda values: {"params_ema": values},
+        lambda values: {"ema": values, "step": 7},
+    ],
+)
+def test_what_training_puts_around_the_weights(tmp_path, around):
+    values = {f"net.{key}": value for key, value in in_layout("kl-f8").items()}
+    torch.save(around(values), tmp_path / "x.ckpt")
+    opened = open_tensors(tmp_path / "x.ckpt")
+    assert opened.shapes.keys() == values.keys()
+    assert same(load(tmp_path / "x.ckpt", spec=SPEC, device="cpu"), KL)
 
 
 def test_leftovers_of_training_are_left_alone(tmp_path):
@@ -79,6 +97,22 @@ def test_a_divided_file_is_read_whole(tmp_path, form):
     paths[2].unlink()
     with pytest.raises(ValueError, match=f"There is no file .*{paths[2].name}"):
         load(paths[0], spec=SPEC)
+
+
+def test_an_index_opens_the_files_it_lists(tmp_path):
+    values = in_layout("kl-f8")
+    halves = [dict(list(values.items())[i::2]) for i in (0, 1)]
+    for name, half in zip(("one.safetensors", "two.safetensors"), halves, strict=True):
+        save_file(half, tmp_path / name)
+    where = dict.fromkeys(halves[0], "one.safetensors")
+    where |= dict.fromkeys(halves[1], "two.safetensors")
+    path = tmp_path / "kl.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    assert same(load(path, spec=SPEC, device="cpu"), KL)
+    for broken in ({"weight_map": {"a": "../x.safetensors"}}, {"weight_map": 3}, [], "{", {}):
+        path.write_text(broken if isinstance(broken, str) else json.dumps(broken))
+        with pytest.raises(ValueError, match=r"kl\.safetensors\.index\.json is no index"):
+            open_tensors(path)
 
 
 def test_parts_that_hold_the_same_tensor_are_refused(tmp_path):

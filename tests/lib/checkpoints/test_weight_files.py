@@ -61,6 +61,13 @@ def test_a_zip_that_is_no_checkpoint(tmp_path):
         open_tensors(tmp_path / "z.pth")
 
 
+def test_an_archive_that_would_grow_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "z.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("z/data.pkl", bytes(10**7))
+    with pytest.raises(ValueError, match=r"z\.pth is compressed"):
+        open_tensors(tmp_path / "z.pth")
+
+
 def test_a_git_lfs_pointer_says_so(tmp_path):
     (tmp_path / "p.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(ValueError, match="git lfs pull"):
