@@ -279,6 +279,21 @@ def test_latent_edit(vd, monkeypatch):
     assert close(without(z, remove), z - (z @ u.T) * u, 1e-4)
 
 
+@states(r"z' = z + E(c') - E(c)")
+def test_latent_edit_in_a_sentence(vd, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        VersatileDiffusion,
+        "decode_text",
+        lambda self, z, **how: read.append(z) or ["a red circle"] * len(z),
+    )
+    job = latent_edit.job(vd, drawing(1), "red", "blue", strength=0.5, rank=3, seed=3, steps=2)
+    job.condition(job.samples)
+    z, edited = read
+    after, before = vd.encode_text(["a blue circle"]), vd.encode_text(["a red circle"])
+    assert close(edited, z + after - before, 1e-4)
+
+
 @states(
     r"""\operatorname{slerp}(a, b, u) = \frac{\sin\,(1-u)\,\theta}{\sin\theta}\,a
     + \frac{\sin u\,\theta}{\sin\theta}\,b"""
@@ -327,13 +342,13 @@ def test_a_mix_is_the_map_and_a_mix_of_changes(vd, text, picture):
 def test_contexts_are_divided_by_one_length(vd):
     pixels = preprocess_images([drawing(4)], vd.spec.clip)
     vision = vd.clip_vision
-    h = vision.vision_model.post_layernorm(vision.vision_model(pixel_values=pixels)[0])
+    h = vision.vision_model(pixels)
     projected = h @ vision.visual_projection.weight.T
     expected = projected / projected[:, :1].pow(2).sum(-1, keepdim=True).sqrt()  # the class token
     assert close(vd.image_context([drawing(4)]).tokens, expected)
     words = vd.text_context(TEXTS).tokens
     ids = vd.tokenizers.clip_ids(TEXTS)
-    h = vd.clip_text.text_model(input_ids=ids).last_hidden_state
+    h = vd.clip_text.text_model(ids)
     projected = h @ vd.clip_text.text_projection.weight.T
     for k, row in enumerate(ids.tolist()):
         pooled = projected[k, row.index(vd.spec.clip.text.eos)]
