@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lib.checkpoints import keymaps
-from lib.components import build, components_for
+from lib.components import build, components_for, named_tensors
 from lib.devices import settle
 from lib.model import VersatileDiffusion
 from lib.specs import VD_FOUR_FLOW_V1_0 as SPEC
@@ -28,7 +28,9 @@ def random_component(name: str, dtype: torch.dtype) -> nn.Module:
         module = build(SPEC, name)
     generator = torch.Generator().manual_seed(0)
     weights = {}
-    for key, own in module.state_dict().items():
+    for key, own, tied in named_tensors(module):
+        if tied:
+            continue
         if own.ndim < 2:
             value = 0.0 if key.endswith(("bias", "embedding")) else 1.0
             weights[key] = torch.full(own.shape, value, dtype=dtype)
