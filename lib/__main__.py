@@ -16,7 +16,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -72,42 +72,30 @@ def _parser() -> argparse.ArgumentParser:
         "help": "sizes, for files of another model",
     }
 
-    inspect = commands.add_parser("inspect", help="what files hold, and what they can do")
+    def command(name: str, run: Callable[[Any], int], what: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=what, description=f"{what.capitalize()}.")
+        sub.set_defaults(run=run)
+        sub.add_argument("--quiet", action="store_true", help="no progress bar, no remarks")
+        return sub
+
+    inspect = command("inspect", _inspect, "what files hold, and what they can do")
     inspect.add_argument("model", metavar="MODEL", help="a file, a folder, or a model's name")
     inspect.add_argument("--config", **sizes)
-    inspect.set_defaults(run=_inspect)
-
-    convert = commands.add_parser("convert", help="write a model in another layout or precision")
-    convert.add_argument("source", metavar="SRC", help="a file, a folder, or a model's name")
-    convert.add_argument("destination", metavar="DST", help="a new folder; for official a new file")
+    convert = command("convert", _convert, "write a model in another layout or precision")
+    add = convert.add_argument
+    add("source", metavar="SRC", help="a file, a folder, or a model's name")
+    add("destination", metavar="DST", help="a new folder; for official a new file")
     layouts = ("own", "diffusers", "official")
-    convert.add_argument("--layout", choices=layouts, default="own", help="(default: own)")
-    convert.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are)")
-    convert.add_argument(
-        "--text-to-image",
-        action="store_true",
-        help="for diffusers: also a UNet2DConditionModel with the text context layers",
-    )
-    convert.add_argument("--config", **sizes)
-    convert.set_defaults(run=_convert)
-
-    download = commands.add_parser("download", help="put official files into pretrained/")
-    download.add_argument(
-        "name", metavar="NAME", help="vd-four-flow-v1-0 for all it needs, or one file's name"
-    )
-    download.set_defaults(run=_download)
-
-    doctor = commands.add_parser("doctor", help="what is here, what works, memory and speed")
+    add("--layout", choices=layouts, default="own", help="(default: own)")
+    add("--dtype", choices=DTYPES, help="of the weights (default: as they are)")
+    what = "for diffusers: also a UNet2DConditionModel with the text context layers"
+    add("--text-to-image", action="store_true", help=what)
+    add("--config", **sizes)
+    download = command("download", _download, "put official files into pretrained/")
+    what = "vd-four-flow-v1-0 for all it needs, or one file's name"
+    download.add_argument("name", metavar="NAME", help=what)
+    doctor = command("doctor", _doctor, "what is here, what works, memory and speed")
     doctor.add_argument("--device", help="cpu, cuda, cuda:1, ... or mps (default: the best one)")
-    doctor.set_defaults(run=_doctor)
-
-    for command in commands.choices.values():
-        command.description = next(
-            action.help.capitalize() + "."
-            for action in commands._choices_actions
-            if commands.choices[action.dest] is command
-        )
-        command.add_argument("--quiet", action="store_true", help="no progress bar, no remarks")
     return parser
 
 

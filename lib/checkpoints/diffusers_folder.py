@@ -225,7 +225,7 @@ def read_spec(folder: Path) -> ModelSpec:
             so in this project's.
     """
     if (folder / OWN_SPEC).is_file():
-        return _checked(ModelSpec, read_json(folder / OWN_SPEC), folder / OWN_SPEC)
+        return checked(read_json(folder / OWN_SPEC), folder / OWN_SPEC)
     files = {path: read_json(folder / path) for path in _FIELDS if (folder / path).is_file()}
     values = VD_FOUR_FLOW_V1_0.to_dict() | {"name": folder.resolve().name}
     for path, config in files.items():
@@ -256,7 +256,7 @@ def read_spec(folder: Path) -> ModelSpec:
         if isinstance(size, int):
             values["image_size"] = clip["resize"] = size * 2 ** (len(widths) - 1)
     _special_tokens(clip["text"], folder)
-    spec = _checked(ModelSpec, values, folder)
+    spec = checked(values, folder)
     _compare(folder, files, spec)
     return spec
 
@@ -326,9 +326,10 @@ def _same(value: Any) -> Any:
     return listed[0] if same else value
 
 
-def _checked(kind: type[ModelSpec], values: dict[str, Any], where: Path) -> ModelSpec:
+def checked(values: dict[str, Any], where: Path) -> ModelSpec:
+    """`ModelSpec.from_dict`, whose errors say where the values are from."""
     try:
-        return kind.from_dict(values)
+        return ModelSpec.from_dict(values)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 

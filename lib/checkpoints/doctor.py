@@ -20,7 +20,7 @@ from lib.checkpoints.inspecting import WORDS, inspect, short, size_of
 from lib.components import components_for, structure
 from lib.config import ModelSpec
 from lib.contexts import Context
-from lib.devices import choose_device, choose_dtype
+from lib.devices import BIG, choose_device, choose_dtype
 from lib.model import VersatileDiffusion
 from lib.specs import VD_FOUR_FLOW_V1_0
 
@@ -161,7 +161,7 @@ def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         card = torch.cuda.get_device_properties(device)
         return f"{card.name}, {size_of(card.total_memory)}"
-    big = str(choose_dtype(device, VD_FOUR_FLOW_V1_0.unet.model_channels * 10**7))
+    big = str(choose_dtype(device, BIG + 1))
     words = f"{os.cpu_count()} CPUs, {torch.get_num_threads()} threads, {size_of(_memory(device))}"
     return f"{device.type}, {words}; large models run in {big.removeprefix('torch.')}"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lib.checkpoints import diffusers_folder, hub
-from lib.checkpoints.diffusers_folder import read_json
+from lib.checkpoints.diffusers_folder import checked, read_json
 from lib.checkpoints.parts import OWN, Part, shorten, sort_file
 from lib.checkpoints.tensor_files import ENDINGS, ending
 from lib.config import COMPONENTS, ModelSpec
@@ -166,10 +166,7 @@ def read_spec(folder: Path) -> ModelSpec:
     values = read_json(path)
     if "unet" not in values:
         raise ValueError(f"{path} is not the configuration of a model of this project.")
-    try:
-        return ModelSpec.from_dict(values)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return checked(values, path)
 
 
 def _own_folder(folder: Path, spec: ModelSpec | None) -> Source:

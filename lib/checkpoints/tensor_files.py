@@ -35,12 +35,7 @@ _INDEX = ".index.json"
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\b")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _LFS = b"version https://git-lfs"
-_KINDS = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-}
+_KINDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """What safetensors calls the kinds of numbers that weights come in."""
 
 
