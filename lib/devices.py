@@ -101,19 +101,25 @@ def release(tensor: Tensor) -> None:
     What was read stays in memory until the whole file is closed, otherwise. Nothing is lost: the
     pages are read again if somebody looks at them. Other tensors are left alone.
     """
-    storage = tensor.untyped_storage()
-    if (
-        tensor.device.type != "cpu"
-        or storage.filename is None
-        or not hasattr(mmap, "MADV_DONTNEED")
-    ):
+    if sys.platform != "linux" or tensor.device.type != "cpu":
         return
     page = mmap.PAGESIZE
     start = -(-tensor.data_ptr() // page) * page  # whole pages only: neighbours are in use
     end = (tensor.data_ptr() + tensor.nbytes) // page * page
-    if end > start:
+    if end > start and _is_of_a_file(start):
         advise = ctypes.CDLL(None).madvise
         advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def _is_of_a_file(address: int) -> bool:
+    """Whether an address of this process lies in a mapped file (neither torch nor Python knows)."""
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        for line in maps:
+            limits, _, _, _, inode = line.split()[:5]
+            low, high = (int(limit, 16) for limit in limits.split("-"))
+            if low <= address < high:
+                return inode != "0"
+    return False
 
 
 @cache

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lib import ops
-from lib.devices import LARGE, release, settle
+from lib.devices import LARGE, _is_of_a_file, release, settle
 from lib.transformer import FeedForward
 
 
@@ -75,6 +75,7 @@ def test_released_pages_are_read_again(tmp_path):
     save_file({"a": values, "b": values[:10].clone()}, tmp_path / "file.safetensors")
     with safe_open(tmp_path / "file.safetensors", "pt") as file:
         mapped = file.get_tensor("a")
+        assert _is_of_a_file(mapped.data_ptr()) and not _is_of_a_file(values.data_ptr())
         release(mapped)
         assert torch.equal(mapped, values)
     own = values.clone()
