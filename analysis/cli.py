@@ -22,10 +22,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from analysis.modes.shell import add_model_options, load_model, name_passed_over, share_of
 from analysis.modes.table import MODES, Input, Mode
+from lib.__main__ import Parser
 
 if TYPE_CHECKING:
     from analysis.modes.job import Job
@@ -41,17 +42,6 @@ ELSEWHERE = {
     "gallery": ("analysis.results.gallery", "write a page to compare results on"),
 }
 """Commands that have a module of their own, with `add_arguments(parser)` and `run(args)`."""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but an error is one sentence, and options have their whole names."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **options})
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where help is; exit status 2."""
-        self.exit(2, f"error: {message} ({self.prog} --help shows what is allowed)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
