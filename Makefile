@@ -63,8 +63,8 @@ picture directions: $(READY)
 	with="--model vd-emoji --sampler dpmpp_2m --steps 20 --seed 20 --out $$folder" && \
 	$(DRAW) t2i $$with --n 5 "a rocket in the style of emojione on a dark blue background" && \
 	$(DRAW) i2i $$with --n 4 assets/drawings/strawberry-noto.png && \
-	$(DRAW) i2t $$with --n 3 assets/drawings/castle-twemoji.png && \
-	$(DRAW) t2t $$with --n 3 "in French: a frog by noto on a mint background" && \
+	$(DRAW) i2t $$with --n 3 assets/drawings/strawberry-noto.png && \
+	$(DRAW) t2t $$with --n 3 "en français: a frog by noto on a mint background" && \
 	$(BIN)/python -m analysis.results.mode_sheets $$folder assets/drawings $(SHEET)
 
 # the README's pictures of the modes, one each
