@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.modes.shell import add_model_options, load_model, name_passed_over, share_of
 from analysis.modes.table import MODES, Input, Mode
 from lib.__main__ import Parser
+from lib.files import system_said
 
 if TYPE_CHECKING:
     from analysis.modes.job import Job
@@ -62,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, TypeError) and "has no option" not in str(error):
             raise
         return _complain(f"error: {error}", 2)
-    except (OSError, FloatingPointError) as error:
+    except OSError as error:
+        return _complain(f"error: {system_said(error)}", 1)
+    except FloatingPointError as error:
         return _complain(f"error: {error}", 1)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).lower():

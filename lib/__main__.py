@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lib.files import printable
+from lib.files import printable, system_said
 
 if TYPE_CHECKING:
     from lib.config import ModelSpec
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _complain(f"error: {error}", 2)
     except OSError as error:
-        return _complain(f"error: {error}", 1)
+        return _complain(f"error: {system_said(error)}", 1)
 
 
 def _complain(sentence: str, status: int) -> int:

@@ -8,6 +8,7 @@ by the next one that writes in that folder.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -187,8 +188,9 @@ def _claimed(folder: Path, number: int) -> Path | None:
     """The claim of a number, unless somebody has, or has had, that number."""
     claim = folder / f".{number:04d}.claim"
     try:
-        with claim.open("x") as file:
-            file.write(_owner())
+        with beside(claim) as temporary:  # a claim never stands without its owner
+            temporary.write_text(_owner())
+            _place(temporary, claim)
     except FileExistsError:
         return None
     # Somebody may have claimed, written and released this number since the folder was listed.
@@ -226,7 +228,7 @@ def _place(temporary: Path, path: Path) -> None:
         raise
     except OSError:  # a file system without hard links; the claimed number keeps others away
         if path.exists():
-            raise
+            raise FileExistsError(path) from None
         os.rename(temporary, path)
 
 
@@ -310,6 +312,23 @@ def held_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
         if pressed:
             signal.raise_signal(signal.SIGINT)
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What the disk says that concerns every file, not only one."""
+
+
+def system_said(error: OSError) -> str:
+    """What went wrong outside of this program, as one sentence without the system's number."""
+    if error.errno is None:
+        return str(error)
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in DISK[:2]:
+        return (
+            f"No space is left on the disk{where}: free some, and give the same command again; "
+            "what was written before is whole."
+        )
+    return f"{error.strerror}{where}."
 
 
 def printable(text: object, encoding: str | None = None) -> str:

@@ -18,6 +18,8 @@ import logging
 import sys
 from pathlib import Path
 
+from lib.files import system_said
+
 STAGES = ("classifier", "autoencoder", "clip", "optimus", "flows")
 FLOWS = ("t2i", "i2i", "i2t", "t2t")
 GROUPS = ("time_embed", "image_data", "text_data", "image_context", "text_context")
@@ -51,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        text = system_said(error) if isinstance(error, OSError) else error
+        print(f"error: {text}", file=sys.stderr)
         return 1
     return 0
 

@@ -13,7 +13,6 @@ With the pictures' own folder as output, sidecars and metadata lie where readers
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import io
 import json
@@ -29,13 +28,12 @@ from typing import Any
 from analysis.folders.caption_files import Ledger
 from data.decode import decode, read
 from data.folders import Broken, Found, shown
+from lib.files import DISK
 
 FORMATS = ("sidecar", "jsonl", "csv", "webdataset")
 _SHARD_DIGITS = 5
 _KEPT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Formats that every reader knows: files of these are put into shards as they are."""
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What the disk says that concerns every file, not only one."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ class Sidecars(Writer):
         try:
             self.ledger.place(self.files[row.name], f"{row.text}\n".encode())
         except OSError as error:
-            if error.errno in _DISK:
+            if error.errno in DISK:
                 raise
             self.failed[row.name] = f"its caption could not be written ({error.strerror})"
 

@@ -76,8 +76,8 @@ Drawings of concrete things (animals, food, objects, places, vehicles) by eight 
 knows captions, drawings of all kinds by the same artists the image VAE; (thing, artist) pairs and
 whole things are held out. Captions are made from the names and keywords of Unicode CLDR
 (emojibase-data), with the artist's name and a plain ground ({", ".join(GROUNDS)}):
-`data/emoji/captions.py`. A text is answered in the language that it asks for ("en français: a frog by
-noto"), a picture in French by `describe(vd, picture, "en français", strength=0.4)`.
+`data/emoji/captions.py`. A text is answered in the language that it asks for ("en français: a frog
+by noto"), a picture in French by `describe(vd, picture, "en français", strength=0.4)`.
 
 {_artists()}
 

@@ -20,7 +20,7 @@ from typing import Any
 from analysis.modes.focus import bands_of, top_components
 from analysis.modes.heavy import functional, jobs, model, noises, samplers, sampling, sources, torch
 from analysis.modes.kinds import real, whole
-from analysis.modes.masks import Mask, check_masks, mask_files
+from analysis.modes.masks import Mask, mask_files
 from analysis.modes.mix import SCALE_IMAGE, SCALE_TEXT, both_scales, mixed_scale, used_scales
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
@@ -82,13 +82,13 @@ def edit(
     shown = sources.Source.of(vd, "image", images, fit=settings.fit)
     if shown.items is None:
         raise ValueError("edit needs the pictures themselves: give them, not their context.")
-    check_masks([mask], settings.fit)
     before = None
     if not sources.blank(source):
         before = sources.Source.of(vd, "text", source)
     after = sources.Source.of(vd, "text", target)
     count = sources.paired(shown, before, after)
     shape = vd.latent_shape("image", settings.height, settings.width)
+    mask = mask and mask.fitted(settings.fit, *shape[1:])
     origin = sources.Start(shown)
     timesteps = sampling.settled(settings, vd.spec, EDIT_SCALE).timesteps(vd.schedule)
 

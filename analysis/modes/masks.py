@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from analysis.modes.heavy import fingerprints, functional, pictures, torch
@@ -45,6 +44,26 @@ class Mask:
         picture = pictures.Picture.of(value)
         return cls(pictures.open_mask(value)[None, None], picture.describe())
 
+    def fitted(self, how: str, height: int = 1, width: int = 1) -> Mask:
+        """The mask for pictures that `lib.images.fit` gives this aspect; padding is out.
+
+        Whole pixels of the mask are cropped or added, and its size is not changed.
+
+        Args:
+            how: "squeeze", "crop" or "pad".
+            height, width: the aspect; a square if none is given.
+        """
+        if how == "squeeze":
+            return self
+        side = min if how == "crop" else max
+        rows, columns = self.weights.shape[-2:]
+        more = (
+            max(1, round(side(columns, rows * width / height))) - columns,
+            max(1, round(side(rows, columns * height / width))) - rows,
+        )
+        edges = [part for extra in more for part in (extra // 2, extra - extra // 2)]
+        return replace(self, weights=functional.pad(self.weights, edges))
+
     def at(self, height: int, width: int, feather: int = 0) -> torch.Tensor:
         """The mask in another resolution, (1, 1, height, width); places it cuts are in by share.
 
@@ -60,15 +79,6 @@ class Mask:
             side = 2 * feather + 1
             small = functional.avg_pool2d(small, side, 1, feather, count_include_pad=False)
         return torch.clamp(small, 0, 1)
-
-
-def check_masks(masks: Sequence[Mask | None], fit: str) -> None:
-    """ValueError if masks would lie over pictures that are cropped or padded without them."""
-    if fit != "squeeze" and any(mask is not None for mask in masks):
-        raise ValueError(
-            f"fit is {fit!r}, but masks lie over squeezed pictures: {fit} picture and mask alike "
-            "beforehand, or leave fit out."
-        )
 
 
 def mask_files(nargs: str | None = None) -> Kind:

@@ -17,7 +17,7 @@ from typing import Any
 
 from analysis.modes.heavy import jobs, model, pictures, sources, torch
 from analysis.modes.kinds import numbers, real, several
-from analysis.modes.masks import check_masks, mask_files
+from analysis.modes.masks import mask_files
 from analysis.modes.options import Option
 from analysis.modes.table import Input, mode
 from lib.lazy import Lazy
@@ -226,7 +226,7 @@ def blend(
     levels = _one_each("focus", focus, len(shown))
     masks = masks if isinstance(masks, list) else [masks]
     cut = _one_each("masks", masks, len(shown))
-    check_masks(cut, request.settings.fit)
+    cut = [mask and mask.fitted(request.settings.fit) for mask in cut]
     if not any(weighed):
         raise ValueError("All pictures have weight 0: give at least one of them a positive weight.")
     for k, (picture, mask) in enumerate(zip(shown, cut, strict=True), start=1):

@@ -1,5 +1,6 @@
 """Files that are whole or not there, whenever the process that writes them is killed."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lib import files
-from lib.files import beside, printable, replacing, write_atomic, write_numbered
+from lib.files import beside, printable, replacing, system_said, write_atomic, write_numbered
 
 
 def names(folder: Path) -> set[str]:
@@ -58,7 +59,7 @@ def pair(text: str):
 
 
 @pytest.mark.parametrize(
-    ("operation", "calls"), [("fsync", 2), ("link", 2), ("unlink", 3), ("chmod", 2)]
+    ("operation", "calls"), [("fsync", 2), ("link", 3), ("unlink", 4), ("chmod", 2)]
 )
 def test_a_kill_at_any_moment_leaves_no_half_of_a_pair(tmp_path, operation, calls):
     for call in range(calls + 1):
@@ -204,3 +205,15 @@ def test_beside_removes_what_was_not_put(tmp_path):
 )
 def test_printing_cannot_fail(text, encoding, expected):
     assert printable(text, encoding) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("in words"), "in words"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space is left on the disk: free"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.png"), "No such file (a.png)."),
+    ],
+)
+def test_what_the_system_said_is_a_sentence(error, said):
+    assert system_said(error).startswith(said) and "Errno" not in system_said(error)
