@@ -106,6 +106,8 @@ def save(result: Result, out: str | Path = OUT, numbers: Sequence[int] | None = 
 def prepare(out: str | Path, mode: str) -> None:
     """Make the folder of a mode, and try that it can be written: before hours of work, not after.
 
+    What killed processes left of a result is swept.
+
     Raises:
         ValueError: it cannot.
     """
@@ -113,6 +115,8 @@ def prepare(out: str | Path, mode: str) -> None:
     try:
         with beside(folder / "trial") as trial:
             trial.touch()
+        if any(folder.glob(".*.claim")):  # of processes that were killed, maybe
+            write_numbered(folder, lambda number: {})
     except (OSError, ValueError) as error:
         raise ValueError(
             f"Results cannot be written to {str(folder)!r} "

@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 
 CHUNK = 100
-ROUND = 1000
-"""Inputs a process, and inputs of all kinds after which the time is looked at."""
+"""Inputs a process."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--minutes", type=float, default=1.0, help="begin no further round after that long")
     add("--seed", type=int, default=0, help="of everything that is drawn")
     add("--only", nargs="+", metavar="KIND", help="these kinds (default: all)")
+    add("--round", type=int, default=1000, help="inputs of all kinds between looks at the time")
     add("--kept", type=Path, help="folder for inputs that fail (default: a temporary one)")
     args = parser.parse_args(argv)
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
@@ -63,7 +63,7 @@ def outcomes(args: argparse.Namespace, folder: Path, kept: Path, began: float) -
                     yield name, outcome
                 continue
             kind = KINDS[name]
-            left = round(ROUND * kind.share / total)
+            left = round(args.round * kind.share / total)
             for part in range(0, left, CHUNK):
                 where = kept / name.replace(" ", "-")
                 where.mkdir(exist_ok=True)

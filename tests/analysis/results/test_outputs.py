@@ -26,6 +26,7 @@ from analysis.results.outputs import (
     slug,
 )
 from lib import files
+from lib.files import write_numbered
 
 HOSTILE = "../../x\\..\0 <script>'é日本🎉"
 
@@ -320,3 +321,14 @@ def test_result_shows_itself(tmp_path):
 def test_records_are_plain_json(tmp_path):
     (path,) = save(pictures(), tmp_path)
     assert json.loads(path.with_suffix(".json").read_text()) == read_record(path)
+
+
+def test_a_claim_of_a_killed_process_is_swept_when_there_is_nothing_left_to_write(tmp_path):
+    folder = tmp_path / "t2i"
+    child = os.fork()
+    if child == 0:  # killed when the record stands, and its picture does not
+        write_numbered(folder, lambda number: os.kill(os.getpid(), signal.SIGKILL))
+    os.waitpid(child, 0)
+    assert [path.name for path in folder.iterdir()] == [".0001.claim"]
+    prepare(tmp_path, "t2i")
+    assert list(folder.iterdir()) == []
