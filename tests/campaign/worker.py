@@ -58,7 +58,7 @@ def attempt(run: Callable[[Path, Any], None], value: Any) -> Outcome:
     except Refused as error:
         outcome = Outcome("sentence", str(error))
     except BaseException as error:
-        good = isinstance(error, (ValueError, OSError)) and is_sentence(error)
+        good = isinstance(error, (ValueError, OSError, FloatingPointError)) and is_sentence(error)
         outcome = Outcome("sentence", str(error)) if good else Outcome("traceback", _where(error))
     left = leftovers(place)
     if left and outcome.status in ("ok", "sentence"):
