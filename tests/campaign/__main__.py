@@ -27,7 +27,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 
+    from tqdm import tqdm
+
     from tests.campaign import table
+
+    tqdm.monitor_interval = 0  # no thread of its own: a fork may not happen while one holds a lock
 
     began = time.monotonic()
     counted = table.Table()
