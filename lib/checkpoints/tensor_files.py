@@ -137,7 +137,7 @@ def _open_safetensors(path: Path) -> TensorFile:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         shapes = {name: tuple(piece.get_shape()) for name, piece in slices.items()}
         kinds = {name: piece.get_dtype() for name, piece in slices.items()}
-    except SafetensorError as error:
+    except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: gone since `_open`
         raise ValueError(
             f"{path} is damaged or incomplete ({error}): download or copy it again."
         ) from error

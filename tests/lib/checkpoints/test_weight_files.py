@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib.checkpoints import hub, load, sources
+from lib.checkpoints import hub, load, sources, tensor_files
 from lib.checkpoints.tensor_files import open_tensors
 from lib.config import COMPONENTS
 from tests.lib.small_model import SPEC, edited, in_layout, official, same
@@ -169,3 +169,9 @@ def test_files_put_there_by_hand_are_used(offline, monkeypatch):
     torch.save(in_layout("legacy", COMPONENTS[:5]), offline / hub.MAIN_FILES[2])
     some = load("vd-four-flow-v1-0", flows="t2i", device="cpu")
     assert same(some, some.loaded) and "image_encoder" in some.loaded
+
+
+def test_a_file_that_goes_while_it_is_opened_is_a_sentence(tmp_path):
+    """What safetensors raises then is no error of its own kind."""
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        tensor_files._open_safetensors(tmp_path / "gone.safetensors")
