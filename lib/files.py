@@ -148,7 +148,7 @@ def write_numbered(
         # Claims go only under a higher one, so that nobody takes a number whose claim is on its way
         for name in names:
             with suppress(OSError):  # somebody else was faster
-                if name.endswith(".claim") and _NUMBERED.match(name):
+                if name.endswith(".claim") and any(n < number for n in _numbers([name])):
                     _sweep_claim(folder / name)
         paths = {folder / name: content for name, content in contents(number).items()}
         with ExitStack() as stack:

@@ -45,11 +45,7 @@ FRENCH = {"text": "en français", "strength": 0.4}
 class Emoji(EmojiSuite):
     """All flows on held-out drawings, the way from content to style, and nearness to training.
 
-    Args:
-        args: model and settings, as `Suite` takes them; `n` becomes at most the number of held-out
-            drawings.
-        drawings: those of the concrete things; the prepared set's by default.
-        more: as `Suite` takes it.
+    Args: as `EmojiSuite` takes them.
     """
 
     parts = (*FLOWS, "reconstruction", "search", "caption")

@@ -160,8 +160,13 @@ class Suite(ABC):
             flow: what was run.
             part: rows of that run.
             rows: of all tasks.
+
+        Raises:
+            ValueError: the suite compares nothing, which is so unless it says otherwise.
         """
-        raise NotImplementedError
+        raise ValueError(
+            f"The suite {self.settings.suite} compares no runs of {flow}: leave out what sweeps it."
+        )
 
     # ------------------------------------------------------------------ what tasks are made of
 

@@ -217,3 +217,14 @@ def test_printing_cannot_fail(text, encoding, expected):
 )
 def test_what_the_system_said_is_a_sentence(error, said):
     assert system_said(error).startswith(said) and "Errno" not in system_said(error)
+
+
+def test_a_claim_goes_only_under_a_higher_one(tmp_path):
+    """Or its number could be taken, and its new owner's files be taken for the old one's."""
+    dead = subprocess.check_output([sys.executable, "-c", "import os; print(os.getpid())"])
+    claim = tmp_path / ".0005.claim"
+    claim.write_text(f"{files._host()}-{int(dead)}")
+    write_numbered(tmp_path, pair("low"), wanted=2)
+    assert claim.exists() and (tmp_path / "0002_low.png").exists()
+    write_numbered(tmp_path, pair("high"))
+    assert not claim.exists() and (tmp_path / "0006_high.png").exists()
