@@ -189,6 +189,10 @@ class CaptionedSamples:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def key(self, index: int) -> str:
+        """Name of a picture in its folder."""
+        return shown(self.entries[index].name)
+
     def identity(self) -> dict[str, Any]:
         """What the samples depend on, as plain JSON types."""
         return {

@@ -50,6 +50,11 @@ class Samples(Protocol):
         """(B, attributes) int64: what captions say, as `labels`; -1 where they say nothing."""
 
 
+def key_of(samples: Any, index: int) -> str:
+    """What a sample is called in the data, where samples have a method `key`; else its number."""
+    return getattr(samples, "key", str)(int(index))
+
+
 @dataclass(frozen=True)
 class Batch:
     """Captioned pictures that are to be told apart.

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.samples import Samples
+from data.samples import Samples, key_of
 from lib.files import replacing
 from lib.model import VersatileDiffusion
 from training.stage import native_bf16
@@ -45,6 +46,7 @@ class Cache:
         text_tokens: (n, CAPTIONS, positions, D), CLIP contexts of captions that condition.
         word_tokens: (words, positions, D), CLIP contexts of the samples' `words`.
         made: what they depend on: which samples, and the encoders' fingerprints.
+        key: what a sample is called.
     """
 
     image_latents: np.ndarray | Tensor | None
@@ -53,6 +55,7 @@ class Cache:
     text_tokens: np.ndarray | Tensor | None
     word_tokens: np.ndarray | Tensor | None = None
     made: dict[str, Any] = field(default_factory=dict)
+    key: Callable[[int], str] = str
 
     def __len__(self) -> int:
         arrays = (self.image_latents, self.image_tokens, self.text_latents, self.text_tokens)
@@ -146,7 +149,8 @@ def build(
         with torch.inference_mode():
             arrays["word_tokens"] = vd.text_context(list(samples.words)).tokens.half().cpu().numpy()
     names = ("image_latents", "image_tokens", "text_latents", "text_tokens", "word_tokens")
-    return Cache(**{name: arrays.get(name) for name in names}, made=known)
+    each = {name: arrays.get(name) for name in names}
+    return Cache(**each, made=known, key=partial(key_of, samples))
 
 
 def _stream(rows: range, kind: int, k: int) -> np.random.Generator:

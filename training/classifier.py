@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.emoji.judge import Judge, save_judge
-from data.samples import Samples
+from data.samples import Samples, key_of
 from lib.files import replacing
 from training.attributes import read_loss
 from training.augment import shaded, turned
@@ -81,6 +81,10 @@ class ClassifierStage(Stage):
     def identity(self) -> dict[str, Any]:
         """Which pictures."""
         return {"data": self.pool.identity(), "views": len(self.seen_before["labels"])}
+
+    def key(self, number: int) -> str:
+        """As the convnet's pictures are called."""
+        return key_of(self.more, number)
 
     def _looked(self, runs: Path, count: int) -> dict[str, Tensor]:
         """(count, width) float16 features of changed pictures, and (count, attributes) labels."""

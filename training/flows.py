@@ -206,6 +206,10 @@ class FlowsStage(Stage):
         self.seen = np.concatenate(rows)
         return total, metrics
 
+    def key(self, number: int) -> str:
+        """As the encoded samples are called."""
+        return self.cache.key(number)
+
     def samples(self) -> int:
         """Samples of one step, all flows together."""
         return sum(map(self._size, FLOWS))

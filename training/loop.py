@@ -36,6 +36,8 @@ from training.tracking import tracker
 
 log = logging.getLogger(__name__)
 
+FEW = 8  # samples that a sentence names
+
 
 class Ema:
     """Exponential moving average `w <- d w + (1 - d) theta` of parameters."""
@@ -213,6 +215,7 @@ def _gradients(
     recipe, world = stage.recipe, parallel.world()
     n = recipe.accumulate
     told: dict[str, list[float]] = {}
+    seen: list[int] = []
     for m in range(n):
         place = rank + m * world
         torch.manual_seed((recipe.seed * 1_000_003 + step) * world * n + place)
@@ -221,6 +224,8 @@ def _gradients(
         (loss if n == 1 else loss / n).backward()
         for key, value in {"loss": loss.detach(), **metrics}.items():
             told.setdefault(key, []).append(float(value))
+        seen.extend(() if stage.seen is None else stage.seen)
+    stage.seen = seen
     return {key: float(np.mean(values)) for key, values in told.items()}
 
 
@@ -228,13 +233,18 @@ def _check_finite(stage: Stage, step: int, numbers: dict[str, float], folder: Pa
     """Stop before a step that would spoil the weights.
 
     Raises:
-        RuntimeError: names what is not finite, the step, and the checkpoint to go on from.
+        RuntimeError: names what is not finite, the step, its samples (all of them in a file, if
+            there are many), and the checkpoint to go on from.
     """
     wrong = [key for key, value in numbers.items() if not math.isfinite(value)]
     if wrong:
         kept = [name for name in ("checkpoint.pt", "stable.pt") if (folder / name).exists()]
-        few = [] if stage.seen is None else [str(int(number)) for number in stage.seen[:20]]
-        shown = f" on samples {', '.join(few)}" + " ..." * (len(few) == 20) if few else ""
+        keys = [stage.key(int(number)) for number in stage.seen or ()]
+        shown = f" on samples {', '.join(keys[:FEW])}" if keys else ""
+        if len(keys) > FEW:
+            path = folder / f"not-finite-{parallel.rank()}.txt"
+            write_atomic(path, "".join(f"{key}\n" for key in keys))
+            shown += f" and {len(keys) - FEW} more, all in {path}"
         last = f"the last good checkpoint is {folder / kept[0]}" if kept else "no checkpoint yet"
         raise RuntimeError(
             f"{stage.name}: {', '.join(wrong)} not finite at step {step}{shown} ({last}): lower "

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.samples import Samples, key_of
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -86,6 +88,7 @@ class Stage(ABC):
         modules: everything that is trained, by name.
         warm: whether the weights were trained before: what only a fresh start needs is left out.
         run: what tells this run from all others, however often it is interrupted or prolonged.
+        pool: the samples that it trains on, if it has any.
         seen: numbers of the samples that the last call of `loss` was about.
     """
 
@@ -94,6 +97,7 @@ class Stage(ABC):
     modules: nn.ModuleDict
     warm: bool = False
     run: str = ""
+    pool: Samples | None = None
     seen: Sequence[int] | np.ndarray | None = None
 
     @property
@@ -118,6 +122,10 @@ class Stage(ABC):
         A checkpoint is only continued by a stage of the same identity.
         """
         return {}
+
+    def key(self, number: int) -> str:
+        """What a sample that was `seen` is called in the data; where it has no name, its number."""
+        return key_of(self.pool, number)
 
     def samples(self) -> int:
         """Samples of one step of one process."""

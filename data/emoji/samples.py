@@ -120,6 +120,12 @@ class EmojiSamples:
     def __len__(self) -> int:
         return len(self.drawings) * self.grounds
 
+    def key(self, index: int) -> str:
+        """What is drawn, by whom and on which ground."""
+        concept, artist, ground = self.told(index)
+        name, artists = self.grammar.names[concept]["english"], self.drawings.artists
+        return f"{name} by {artists[artist].name} on {ground}"
+
     def identity(self) -> dict[str, int | str]:
         """What the samples depend on, as plain JSON types."""
         return {

@@ -12,7 +12,7 @@ from PIL import Image
 from data import captioned_samples
 from data.captioned import read_captioned, split
 from data.captioned_samples import CaptionedSamples, iterate
-from data.samples import Samples
+from data.samples import Samples, key_of
 from lib.images import FITS, fit, to_tensor
 from tests.data.test_captioned import img2dataset, png, put, tar
 
@@ -170,6 +170,12 @@ def test_pictures_as_fit_makes_them(folder, how, side):
     assert pictures.shape == (5, 3, side, side) and pictures.dtype == torch.float32
     images = [Image.open(entry.path).convert("RGB") for entry in folder.entries[:5]]
     assert torch.equal(pictures, to_tensor([fit(image, side, how) for image in images]))
+
+
+def test_samples_are_called_as_their_files(folder):
+    samples = CaptionedSamples(folder, 8, min_side=10)
+    assert [key_of(samples, i) for i in np.arange(4)] == ["0.png", "1.png", "2.png", "3.png"]
+    assert key_of(object(), np.int64(3)) == "3"
 
 
 def test_crops_are_where_chance_puts_them(folder):

@@ -175,16 +175,32 @@ def test_what_is_not_finite_is_named_with_the_step_and_the_checkpoint(tmp_path):
     class Broken(Toy):
         def loss(self, step, rng):
             loss, metrics = super().loss(step, rng)
-            self.seen = np.arange(3, 30)
+            self.seen = rng.integers(30, size=5)
             return (loss * float("nan") if step == 7 else loss), metrics
+
+    class Named:
+        def key(self, index):
+            return f"frogs/{index}.png"
 
     with pytest.raises(KeyboardInterrupt):
         train(Toy(recipe(), stop_after=4), tmp_path)
     checkpoint = tmp_path / "toy" / "checkpoint.pt"
     before = checkpoint.read_bytes()
-    with pytest.raises(RuntimeError, match=r"step 7 on samples 3, 4, .*, 22 \.\.\.") as error:
+    broken = Broken(recipe(batch=2, accumulate=2), data=3)
+    with pytest.raises(RuntimeError, match=r"step 7 on samples (\d+, ){7}\d+ and 2 more") as error:
+        train(broken, tmp_path / "numbers")
+    broken.pool = Named()
+    with pytest.raises(RuntimeError, match=r"step 7 on samples frogs/\d+\.png, frogs/") as error:
+        train(broken, tmp_path / "names")
+    seen = (tmp_path / "names" / "toy" / "not-finite-0.txt").read_text().splitlines()
+    drawn = []
+    for place in (0, 1):
+        rng = generator(0, 7, place)
+        rng.normal(size=(2, 3))
+        drawn += [f"frogs/{number}.png" for number in rng.integers(30, size=5)]
+    assert seen == drawn
+    with pytest.raises(RuntimeError, match="toy: loss, norm not finite at step 7") as error:
         train(Broken(recipe()), tmp_path)
-    assert str(error.value).startswith("toy: loss, norm not finite")
     assert str(checkpoint) in str(error.value)
     assert checkpoint.read_bytes() == before
 

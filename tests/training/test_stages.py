@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from data.captioned_samples import CaptionedSamples
 from data.emoji import load as load_drawings
 from data.emoji.samples import EmojiSamples, concrete
+from data.samples import key_of
 from data.scenes.samples import SceneSamples, render_pairs
 from data.scenes.world import sample_scene
 from lib.components import build as build_component
@@ -131,6 +132,20 @@ def test_clip(model, samples, tmp_path):
 
 def test_optimus(model, samples, tmp_path):
     check(OptimusStage(*model, samples, samples, tmp_path, RECIPE))
+
+
+@pytest.mark.parametrize("kind", [AutoencoderStage, OptimusStage, FlowsStage])
+def test_what_a_step_saw_is_called_as_in_the_data(kind, encoders, model, samples, tmp_path):
+    if kind is FlowsStage:
+        cache = build(encoders, samples, tmp_path)
+        stage = FlowsStage(encoders, cache, cache, tmp_path, RECIPE)
+    else:
+        which = slice(1 if kind is AutoencoderStage else 2)
+        stage = kind(*model[which], samples, samples, tmp_path, RECIPE)
+    stage.loss(0, generator(0, 0))
+    wanted = [key_of(samples, number) for number in stage.seen]
+    assert len(wanted) >= RECIPE.batch and [stage.key(n) for n in stage.seen] == wanted
+    assert all(not key.isdigit() for key in wanted) == hasattr(samples, "key")
 
 
 def test_judge(tmp_path):

@@ -46,6 +46,14 @@ def test_captions_say_only_what_is_there(samples):
     assert torch.equal(samples.read(samples.targets(indices, np.random.default_rng(0))), seen)
 
 
+def test_a_sample_is_called_what_is_drawn(samples):
+    keys = [samples.key(index) for index in range(len(samples))]
+    assert len(set(keys)) == len(keys) == 120
+    assert all(key.endswith(" on white") for key in keys[::3])
+    read = samples.read([key.replace(" by ", ", ").replace(" on ", ", ") for key in keys])
+    assert torch.equal(read, samples.labels(range(len(samples))))
+
+
 def test_targets_answer_what_is_asked_in_the_language_that_is_asked_for(samples):
     rng = np.random.default_rng(0)
     questions = ["in English", "en français", "", "en français: a frog", "une grenouille, noto"]
