@@ -22,6 +22,8 @@ def fingerprint(stage: Stage) -> dict[str, Any]:
     recipe = asdict(stage.recipe)
     for free in ("save_every", "log_every"):
         recipe.pop(free)
+    if recipe["optimizer"] == "adamw":  # as before there was another: older checkpoints go on
+        del recipe["optimizer"]
     # n batches of one process are what n processes see, so each goes on where the other stopped
     shares = parallel.world() * recipe.pop("accumulate")
     shapes = {name: list(p.shape) for name, p in stage.modules.named_parameters()}

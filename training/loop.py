@@ -31,6 +31,7 @@ from tqdm import tqdm
 from lib.files import write_atomic
 from training import memory, parallel
 from training.checkpoints import changes, fingerprint, resume, save
+from training.muon import Muon
 from training.stage import Stage, generator, native_bf16
 from training.tracking import tracker
 
@@ -118,6 +119,11 @@ def train(
                 f"{stage.name} in {folder} is finished, with other {', '.join(changed)}: use what "
                 "it was made with, or another run folder (--runs) to train anew."
             )
+    if shard and recipe.optimizer == "muon":
+        raise ValueError(
+            "Muon moves whole matrices, and --shard divides them over the processes: train with "
+            "--optimizer adamw, or without --shard."
+        )
     if recompute:
         memory.recompute(stage.modules)
     loss = memory.Sharded(stage, device) if shard else stage.loss
@@ -126,9 +132,11 @@ def train(
     scales = stage.gradient_scales()
     whole = memory.trained(stage.modules)
     parameters = [memory.own_part(parameter) for parameter in whole]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
-    )
+    how = {"lr": recipe.lr, "betas": recipe.betas, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "muon":
+        optimizer = Muon(parameters, **how)
+    else:
+        optimizer = torch.optim.AdamW(parameters, **how, fused=True)
     ema = Ema(parameters, recipe.ema)
     stage.run = secrets.token_hex(6)
     first, seconds = resume(folder, stage, optimizer, ema)
@@ -233,8 +241,8 @@ def _check_finite(stage: Stage, step: int, numbers: dict[str, float], folder: Pa
     """Stop before a step that would spoil the weights.
 
     Raises:
-        RuntimeError: names what is not finite, the step, its samples (all of them in a file, if
-            there are many), and the checkpoint to go on from.
+        FloatingPointError: names what is not finite, the step, its samples (all of them in a file,
+            if there are many), and the checkpoint to go on from.
     """
     wrong = [key for key, value in numbers.items() if not math.isfinite(value)]
     if wrong:
@@ -246,7 +254,7 @@ def _check_finite(stage: Stage, step: int, numbers: dict[str, float], folder: Pa
             write_atomic(path, "".join(f"{key}\n" for key in keys))
             shown += f" and {len(keys) - FEW} more, all in {path}"
         last = f"the last good checkpoint is {folder / kept[0]}" if kept else "no checkpoint yet"
-        raise RuntimeError(
+        raise FloatingPointError(
             f"{stage.name}: {', '.join(wrong)} not finite at step {step}{shown} ({last}): lower "
             "the learning rate (--lr), or look at what this step was given."
         )

@@ -63,7 +63,17 @@ _SMALL = {
             cooldown=0.3,
         ),
     ),
-    "flows": (Recipe(steps=40_000, batch=48, lr=1.2e-3, warmup=300, decay="trapezoid", ema=0.999),),
+    "flows": (
+        Recipe(
+            steps=20_000,
+            batch=48,
+            lr=1e-3,
+            decay="trapezoid",
+            cooldown=0.25,
+            ema=0.999,
+            optimizer="muon",
+        ),
+    ),
 }
 
 PRESETS = {
@@ -77,7 +87,7 @@ PRESETS = {
         }
     ),
     # a text sample costs a quarter of a picture's, and what a picture shows is learned last
-    "small": Preset(_SMALL, FlowOptions(share={"t2i": 1.1, "i2i": 0.8, "i2t": 2.0, "t2t": 0.5})),
+    "small": Preset(_SMALL, FlowOptions(share={"t2i": 1.0, "i2i": 1.2, "i2t": 2.0, "t2t": 0.3})),
     # Xu et al. 2022, section 4.1 and its supplement: rates, batches and gradient scales; how long
     # is for --steps to say
     "paper-single": _paper(1e-4, 2048, ("i2i",), {}),
@@ -105,7 +115,7 @@ def chosen(args: argparse.Namespace, stage: str) -> Preset:
         )
     given = {
         key: getattr(args, key)
-        for key in ("steps", "batch", "lr", "accumulate")
+        for key in ("steps", "batch", "lr", "accumulate", "optimizer")
         if getattr(args, key) is not None
     }
     recipes = {

@@ -31,7 +31,8 @@ class Recipe:
             cooldown is kept as `stable.pt`, and a recipe that differs in nothing but more steps
             goes on from it.
         cooldown: share of the steps, for "trapezoid".
-        weight_decay, betas: AdamW's.
+        optimizer: "adamw", or "muon" for all matrices (`training.muon`) with AdamW for the rest.
+        weight_decay, betas: AdamW's; the decay is Muon's, too.
         clip: gradients are scaled down to this global norm.
         ema: decay of the exponential moving average of the weights (0 = none). It warms up as
             `min(ema, (1 + step) / (10 + step))`, so that the start is forgotten.
@@ -54,10 +55,13 @@ class Recipe:
     save_every: float = 120.0
     log_every: int = 50
     accumulate: int = 1
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         if self.decay not in ("cosine", "linear", "trapezoid"):
             raise ValueError(f"decay is {self.decay!r}: choose 'cosine', 'linear' or 'trapezoid'.")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer is {self.optimizer!r}: choose 'adamw' or 'muon'.")
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"steps {self.steps}, batch {self.batch}: both must be at least 1.")
         if self.accumulate < 1:
@@ -90,6 +94,7 @@ class Stage(ABC):
         run: what tells this run from all others, however often it is interrupted or prolonged.
         pool: the samples that it trains on, if it has any.
         seen: numbers of the samples that the last call of `loss` was about.
+        max_file: bytes of a file of finished weights; None: each component is one file.
     """
 
     name: str
@@ -99,6 +104,7 @@ class Stage(ABC):
     run: str = ""
     pool: Samples | None = None
     seen: Sequence[int] | np.ndarray | None = None
+    max_file: int | None = None
 
     @property
     def device(self) -> torch.device:

@@ -72,6 +72,24 @@ def test_an_interrupted_run_continues_bit_identically(tmp_path, stop_after):
     assert seen[0] == seen[1] == [3, 6, 9, 12]
 
 
+def test_muon_goes_on_bit_for_bit(tmp_path):
+    whole, second = Toy(recipe(optimizer="muon")), Toy(recipe(optimizer="muon"))
+    train(whole, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(Toy(recipe(optimizer="muon"), 5), tmp_path / "parts")
+    train(second, tmp_path / "parts")
+    for a, b in zip(weights(whole), weights(second), strict=True):
+        assert torch.equal(a, b)
+    adamw = Toy(recipe())
+    train(adamw, tmp_path / "adamw")
+    assert not torch.equal(weights(whole)[0], weights(adamw)[0])
+
+
+def test_muon_moves_no_divided_matrices(tmp_path):
+    with pytest.raises(ValueError, match="Muon moves whole matrices, and --shard divides them"):
+        train(Toy(recipe(optimizer="muon")), tmp_path, shard=True)
+
+
 def test_a_finished_stage_is_not_trained_again(tmp_path):
     measured = train(Toy(recipe()), tmp_path)
     again = Toy(recipe())
@@ -135,8 +153,10 @@ def test_a_trapezoid_is_prolonged_from_before_its_cooldown(tmp_path):
 
 def test_a_finished_stage_is_not_taken_for_another_one(tmp_path):
     train(Toy(recipe()), tmp_path)
-    for other in (Toy(recipe(lr=0.01)), Toy(recipe(), data=2), Toy(recipe(steps=20))):
-        with pytest.raises(ValueError, match=r"is finished, with other (lr|data|steps): use what"):
+    others = recipe(lr=0.01), recipe(steps=20), recipe(optimizer="muon")
+    for other in (*map(Toy, others), Toy(recipe(), data=2)):
+        named = r"is finished, with other (lr|data|steps|optimizer): use what"
+        with pytest.raises(ValueError, match=named):
             train(other, tmp_path)
 
 
@@ -187,10 +207,10 @@ def test_what_is_not_finite_is_named_with_the_step_and_the_checkpoint(tmp_path):
     checkpoint = tmp_path / "toy" / "checkpoint.pt"
     before = checkpoint.read_bytes()
     broken = Broken(recipe(batch=2, accumulate=2), data=3)
-    with pytest.raises(RuntimeError, match=r"step 7 on samples (\d+, ){7}\d+ and 2 more") as error:
+    with pytest.raises(FloatingPointError, match=r"step 7 on samples (\d+, ){7}\d+ and 2 more") as error:
         train(broken, tmp_path / "numbers")
     broken.pool = Named()
-    with pytest.raises(RuntimeError, match=r"step 7 on samples frogs/\d+\.png, frogs/") as error:
+    with pytest.raises(FloatingPointError, match=r"step 7 on samples frogs/\d+\.png, frogs/") as error:
         train(broken, tmp_path / "names")
     seen = (tmp_path / "names" / "toy" / "not-finite-0.txt").read_text().splitlines()
     drawn = []
@@ -199,7 +219,7 @@ def test_what_is_not_finite_is_named_with_the_step_and_the_checkpoint(tmp_path):
         rng.normal(size=(2, 3))
         drawn += [f"frogs/{number}.png" for number in rng.integers(30, size=5)]
     assert seen == drawn
-    with pytest.raises(RuntimeError, match="toy: loss, norm not finite at step 7") as error:
+    with pytest.raises(FloatingPointError, match="toy: loss, norm not finite at step 7") as error:
         train(Broken(recipe()), tmp_path)
     assert str(checkpoint) in str(error.value)
     assert checkpoint.read_bytes() == before
