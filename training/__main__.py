@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, help="recipes (default: those of the data)")
     add("--runs", type=Path, default=ROOT / "runs", help="checkpoints and logs")
     add("--out", type=Path, help="model folder (default: RUNS/model; of scenes, vd-mini's)")
+    add("--max-file", type=_megabytes, metavar="MB", help="files of weights of at most so many MB")
     add("--judge", type=Path, help="the classifier's folder (default: that of the data)")
     add("--dry-run", action="store_true", help="say what it would take, load and train nothing")
     add("--steps", type=_positive, help="optimizer steps instead of the recipe's")
@@ -105,6 +106,10 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value}: give a positive whole number")
     return value
+
+
+def _megabytes(text: str) -> int:
+    return _positive(text) * 1_000_000
 
 
 def _rate(text: str) -> float:

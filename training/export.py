@@ -44,7 +44,7 @@ def export(
     modules = {name: m for name, m in stage.modules.items() if only is None or name in only}
     with alone(stage.out):
         spec = change(current_spec(stage.out, stage.spec))
-        save(VersatileDiffusion(spec, modules), stage.out)
+        save(VersatileDiffusion(spec, modules), stage.out, max_file=stage.max_file)
         record(stage, measured, seconds)
 
 

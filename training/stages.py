@@ -11,6 +11,7 @@ from data.emoji.judge import JUDGE_FOLDER as OF_DRAWINGS
 from data.samples import Samples
 from data.scenes.judge import JUDGE_FOLDER as OF_SCENES
 from lib.checkpoints import load, save
+from lib.checkpoints.parts import own_file
 from lib.config import COMPONENTS
 from lib.files import alone
 from lib.model import VersatileDiffusion
@@ -83,6 +84,7 @@ def _run(
     if parallel.rank() > 0:  # the first process renders and encodes, the others read
         parallel.wait()
     stage = make(name, args, data, preset, recipe)
+    stage.max_file = args.max_file
     if warm is not None:
         warm_start(stage, warm)
     if parallel.rank() == 0:
@@ -174,7 +176,7 @@ def make(name: str, args: argparse.Namespace, data: Data, preset: Preset, recipe
     if name == "optimus":
         return optimus.OptimusStage(spec, tokenizers, samples, validation, args.out, recipe)
     if fresh is not data.spec:
-        complete(args.out, args.init)
+        complete(args.out, args.init, args.max_file)
     return _flows(args.out, samples, validation, args, recipe, preset, args.out)
 
 
@@ -197,15 +199,15 @@ def _is_model(init: str | None) -> bool:
     return init is not None and not init.endswith(".pt")
 
 
-def complete(out: Path, source: str) -> None:
+def complete(out: Path, source: str, max_file: int | None = None) -> None:
     """Copy the encoders and decoders that a model folder lacks from the model that it began from.
 
     What was trained anew in the folder stays; so does its configuration, which began as a copy.
     """
-    have = {path.stem for path in out.glob("*.safetensors")}
     vd = load(source, device="cpu", dtype=torch.float32)
     coders = [name for name in COMPONENTS if name.endswith("coder") or name.startswith("clip_")]
-    lacking = {n: vd.component(n) for n in coders if n in vd.available and n not in have}
+    wanted = (name for name in coders if name in vd.available and own_file(out, name) is None)
+    lacking = {name: vd.component(name) for name in wanted}
     if lacking:
         with alone(out):
-            save(VersatileDiffusion(current_spec(out, vd.spec), lacking), out)
+            save(VersatileDiffusion(current_spec(out, vd.spec), lacking), out, max_file=max_file)

@@ -202,10 +202,16 @@ def sizes(model: Path) -> dict[str, tuple[int, int]]:
     """Component -> (parameters, bytes) of the files in a model's folder."""
     from lib.checkpoints.tensor_files import open_tensors
 
-    paths = {name: model / f"{name}.safetensors" for name in COMPONENTS}
+    files = {
+        name: sorted(model.glob(f"{name}*.safetensors")) or [model / f"{name}.safetensors"]
+        for name in COMPONENTS
+    }
     return {
-        name: (sum(map(math.prod, open_tensors(path).shapes.values())), path.stat().st_size)
-        for name, path in paths.items()
+        name: (
+            sum(map(math.prod, open_tensors(paths[0]).shapes.values())),
+            sum(path.stat().st_size for path in paths),
+        )
+        for name, paths in files.items()
     }
 
 

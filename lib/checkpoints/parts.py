@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.checkpoints import keymaps
-from lib.checkpoints.tensor_files import TensorFile, open_tensors
+from lib.checkpoints.tensor_files import INDEX, TensorFile, open_tensors
 from lib.components import named_tensors, structure
 from lib.config import ModelSpec
 from lib.devices import release
@@ -34,6 +34,12 @@ class Part:
     keys: dict[str, dict[str, str]]
 
 
+def own_file(folder: Path, component: str) -> Path | None:
+    """A component's file in a model folder of this project, or the index of its parts, if any."""
+    path = folder / f"{component}.safetensors"
+    return next((p for p in (path.with_name(path.name + INDEX), path) if p.is_file()), None)
+
+
 def sort_file(path: Path, spec: ModelSpec, layout: str | None = None) -> Part:
     """Open a file and say which parameter each of its keys is.
 
@@ -51,7 +57,8 @@ def sort_file(path: Path, spec: ModelSpec, layout: str | None = None) -> Part:
             )
         layout, wrapper = detected
     if layout == OWN:
-        known = {name: (path.stem, name) for name in structure(spec)[path.stem].state_dict()}
+        own = path.name.partition(".")[0]
+        known = {name: (own, name) for name in structure(spec)[own].state_dict()}
     else:
         known = keymaps.inverse(layout, spec)
     keys: dict[str, dict[str, str]] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lib.checkpoints import diffusers_folder, hub
 from lib.checkpoints.diffusers_folder import checked, read_json
-from lib.checkpoints.parts import OWN, Part, shorten, sort_file
+from lib.checkpoints.parts import OWN, Part, own_file, shorten, sort_file
 from lib.checkpoints.tensor_files import ENDINGS, ending
 from lib.config import COMPONENTS, ModelSpec
 from lib.specs import VD_FOUR_FLOW_V1_0
@@ -175,15 +175,15 @@ def _own_folder(folder: Path, spec: ModelSpec | None) -> Source:
         raise ValueError(f"{folder} has its own config.json, which differs: leave spec= out.")
 
     def find(component: str) -> Candidates:
-        path = folder / f"{component}.safetensors"
-        if not path.is_file():
+        path = own_file(folder, component)
+        if path is None:
             raise AbsentError(
-                f"{folder} lacks {path.name}: copy the whole folder, or ask for other components "
-                "(components=, flows=)."
+                f"{folder} lacks {component}.safetensors: copy the whole folder, or ask for other "
+                "components (components=, flows=)."
             )
         yield path, OWN
 
-    here = tuple(name for name in COMPONENTS if (folder / f"{name}.safetensors").is_file())
+    here = tuple(name for name in COMPONENTS if own_file(folder, name))
     return Source(own, folder, find, folder / "tokenizers", here)
 
 
@@ -201,8 +201,8 @@ def _released(spec: ModelSpec) -> Source:
 
 
 def _single_file(path: Path, spec: ModelSpec) -> Source:
-    if path.stem in COMPONENTS and (path.parent / "config.json").is_file():
-        raise ValueError(f"{path} is one component of a model: give the folder {path.parent}.")
+    if re.split(r"[-.]", path.name)[0] in COMPONENTS and (path.parent / "config.json").is_file():
+        raise ValueError(f"{path} is of one component of a model: give the folder {path.parent}.")
     main = sort_file(path, spec)
     alone = main.layout in _SIDE_LAYOUTS
 

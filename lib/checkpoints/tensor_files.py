@@ -31,7 +31,7 @@ _WRAPPERS = (
     # the average that a training keeps, where it is all there is
     *("ema_state_dict", "state_dict_ema", "model_ema", "params_ema", "ema"),
 )
-_INDEX = ".index.json"
+INDEX = ".index.json"
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\b")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _LFS = b"version https://git-lfs"
@@ -83,7 +83,7 @@ def open_tensors(path: str | Path) -> TensorFile:
     """
     path = Path(path)
     divided = _SHARD.search(path.name)
-    if path.name.endswith(_INDEX) and path.is_file():
+    if path.name.endswith(INDEX) and path.is_file():
         names = _indexed(path)
     elif divided is None:
         return _open(path)

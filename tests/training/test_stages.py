@@ -15,6 +15,7 @@ from data.emoji.samples import EmojiSamples, concrete
 from data.samples import key_of
 from data.scenes.samples import SceneSamples, render_pairs
 from data.scenes.world import sample_scene
+from lib.checkpoints import load
 from lib.components import build as build_component
 from lib.config import FLOWS
 from lib.model import VersatileDiffusion
@@ -30,7 +31,7 @@ from training.folders import folder
 from training.judge import JudgeStage
 from training.optimus import OptimusStage
 from training.stage import Recipe, generator
-from training.stages import warm_start
+from training.stages import complete, warm_start
 from training.vocabulary import vocabulary
 
 RECIPE = Recipe(steps=4, batch=6, lr=1e-3)
@@ -377,6 +378,22 @@ def test_training_begins_from_a_model_with_its_sizes_and_its_tokenizers(quick, t
     for config in (a, b):
         config["image_vae"].pop("scale")
     assert a == b
+
+
+def test_finished_weights_lie_in_files_of_the_size_that_is_asked_for(quick, monkeypatch):
+    arguments, out = quick
+    monkeypatch.setattr("training.__main__._megabytes", lambda text: int(text) * 5_000)
+    assert main(["autoencoder", *arguments, "--max-file", "2"]) == 0
+    files = sorted(out.glob("*.safetensors"))
+    assert len(files) > 4 and all(file.stat().st_size <= 10_000 for file in files)
+    state = torch.load(out.parent / "runs/run-2/autoencoder/checkpoint.pt", weights_only=True)
+    vd = load(out, device="cpu")
+    for (name, _), value in zip(state["modules"].items(), state["ema"], strict=True):
+        component, _, inner = name.partition(".")
+        stored = vd.component(component).state_dict()[inner]
+        assert torch.equal(stored, value.half().float())
+    complete(out, str(out), 1)  # nothing is lacking
+    assert sorted(out.glob("*.safetensors")) == files
 
 
 def test_flows_go_on_from_a_model_into_one_with_all_that_they_need(quick, tmp_path, capsys):

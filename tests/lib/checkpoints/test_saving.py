@@ -1,6 +1,7 @@
 """Saving: what is saved comes back, and nothing that goes wrong leaves a trace."""
 
 import errno
+import json
 import os
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lib.checkpoints import load, save, saving
+from lib.checkpoints.inspecting import inspect
 from lib.components import build
 from lib.config import COMPONENTS
 from lib.model import VersatileDiffusion
@@ -55,6 +57,62 @@ def test_saving_some_components_keeps_the_others(vd, tmp_path):
     assert load(tmp_path, components=["image_data", "time_embed"], device="cpu").loaded
     with pytest.raises(ValueError, match=r"lacks text_data\.safetensors"):
         load(tmp_path, components="text_data")
+
+
+DIVIDED = {"dtype": torch.float32, "max_file": 5_000_000}
+
+
+def test_large_components_are_divided_as_other_libraries_do(vd, tmp_path):
+    names = ("time_embed", "image_data", "text_data")
+    save(vd, tmp_path, components=names, **DIVIDED)
+    assert same(load(tmp_path, device="cpu"), names)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) > 8 and all(file.stat().st_size <= 5_000_000 for file in files)
+    indices = {p.name.partition(".")[0]: json.loads(p.read_text()) for p in tmp_path.glob("*.i*")}
+    assert set(indices) == {"image_data", "text_data"}  # the other one is small
+    for name, index in indices.items():
+        held = {file: load_file(tmp_path / file) for file in {*index["weight_map"].values()}}
+        assert {key: file for file in held for key in held[file]} == index["weight_map"]
+        own = {key: held[file][key] for key, file in index["weight_map"].items()}
+        assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in own.values())
+        module = vd.component(name).state_dict()
+        assert all(torch.equal(tensor, module[key]) for key, tensor in own.items())
+    report = "\n".join(inspect(tmp_path).lines())
+    assert "3 of 11 components" in report and "image_data-" in report
+    for path in (*files, tmp_path / "image_data.safetensors.index.json"):
+        with pytest.raises(ValueError, match="give the folder"):
+            load(path)
+
+
+def test_a_component_is_seen_whole_whichever_way_it_was_saved_before(vd, tmp_path, monkeypatch):
+    """Files that an index names stay until another index has taken its place."""
+    part = ["image_data"]
+    save(vd, tmp_path, components=part, **DIVIDED)
+    first = {path.name for path in tmp_path.iterdir()}
+    other = VersatileDiffusion(SPEC, {"image_data": build(SPEC, "image_data")})
+    replace = os.replace
+
+    def killed(source, target):
+        if str(target).endswith(".index.json"):
+            raise OSError(errno.EIO, "killed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(OSError, match="killed"):
+        save(other, tmp_path, **DIVIDED)
+    assert same(load(tmp_path, device="cpu"), part) and first < {p.name for p in tmp_path.iterdir()}
+    monkeypatch.setattr(os, "replace", replace)
+    save(other, tmp_path, **DIVIDED)
+    assert not same(load(tmp_path, device="cpu"), part)
+    save(vd, tmp_path, torch.float32, part)
+    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "image_data.safetensors"}
+    assert same(load(tmp_path, device="cpu"), part)
+
+
+def test_a_tensor_that_is_larger_than_a_file_may_be_is_named(vd, tmp_path, caplog):
+    save(vd, tmp_path, torch.float32, ["image_data"], max_file=500_000)
+    assert "image_data.data_blocks.9.in_layers.2.weight alone is more than 500000" in caplog.text
+    assert same(load(tmp_path, device="cpu"), ["image_data"])
 
 
 def test_saving_beside_components_of_another_model_is_refused(vd, tmp_path):
