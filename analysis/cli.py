@@ -2,12 +2,7 @@
 
 Results are saved as they are made; their paths go to stdout, progress and messages to stderr.
 
-| exit status | |
-|---|---|
-| 0 | done |
-| 1 | the machine would not (disk full, out of memory, no download), or some items failed |
-| 2 | bad input; one sentence says what was given, what is allowed, what to do |
-| 130 | interrupted; what was finished is saved |
+The exit status is as `lib.__main__.status_of` says.
 
 torch takes seconds to import. Whatever needs it is imported when a command runs, so that `--help`
 and a misspelt option answer at once.
@@ -18,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.modes.shell import add_model_options, load_model, name_passed_over, share_of
 from analysis.modes.table import MODES, Input, Mode
-from lib.__main__ import Parser
+from lib.__main__ import Parser, complain, status_of
 from lib.files import system_said
 
 if TYPE_CHECKING:
@@ -51,27 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     argv = list(sys.argv[1:] if argv is None else argv)
-    try:
+
+    def run() -> int:
         args = build_parser(argv[0] if argv else "").parse_args(argv)
         return args.run(args)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
-    except BrokenPipeError:  # whoever read our output has gone; nothing more can be said to them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (ValueError, TypeError) as error:
-        if isinstance(error, TypeError) and "has no option" not in str(error):
-            raise
-        return _complain(f"error: {error}", 2)
-    except OSError as error:
-        return _complain(f"error: {system_said(error)}", 1)
-    except FloatingPointError as error:
-        return _complain(f"error: {error}", 1)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
-            raise
-        cause = str(error).splitlines()[0] if str(error) else "out of memory"
-        return _complain(f"error: {cause} Try a smaller --batch, or --dtype float16.", 1)
+
+    return status_of(run, "Try a smaller --batch, or --dtype float16.")
 
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
@@ -262,14 +241,10 @@ def run_job(job: Job, args: argparse.Namespace) -> int:
         raise trouble
     seed = getattr(args, "seed", None) or job.seeds[0]
     seed = ",".join(map(str, seed)) if isinstance(seed, list) else seed
-    what = "interrupted" if isinstance(trouble, KeyboardInterrupt) else f"error: {trouble}"
+    stopped = isinstance(trouble, KeyboardInterrupt)
+    what = "interrupted" if stopped else f"error: {system_said(trouble)}"
     rest = f"{len(saved)} of {len(job)} results are saved"
-    return _complain(
+    return complain(
         f"{what}; {rest}, and the same command with --seed {seed} makes the others",
-        130 if isinstance(trouble, KeyboardInterrupt) else 1,
+        130 if stopped else 1,
     )
-
-
-def _complain(message: str, status: int) -> int:
-    print(" ".join(message.split()), file=sys.stderr)
-    return status

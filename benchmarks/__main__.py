@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from importlib import import_module
 from typing import Any
+
+from lib.__main__ import Parser, status_of
+from lib.checks import whole_number
 
 COMMANDS = {
     "guided-step": ("benchmarks.steps", "guided_step"),
@@ -40,9 +44,9 @@ def lines(values: dict[str, Any], indent: int = 0) -> list[str]:
     return rows
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run one benchmark and print its numbers."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+def main(argv: list[str] | None = None) -> int:
+    """Run one benchmark, print its numbers; the exit status is that of `status_of`."""
+    parser = Parser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", choices=COMMANDS)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
@@ -50,6 +54,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--whole", action="store_true", help="text-to-image: also a whole run")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
+    return status_of(lambda: _run(args), "Try --dtype fp16.")
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.threads is not None:
+        whole_number("threads", args.threads, 1, 1024)
+    whole_number("repeats", args.repeats, 1, 10_000)
     import torch
 
     if args.threads:
@@ -64,7 +75,8 @@ def main(argv: list[str] | None = None) -> None:
         **getattr(import_module(module), function)(args),
     }
     print(json.dumps(values) if args.json else "\n".join(lines(values)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

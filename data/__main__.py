@@ -6,10 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from lib.__main__ import Parser, status_of
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Prepare, and say what there is; 2 with one sentence if something is missing."""
-    parser = argparse.ArgumentParser(prog="python -m data", description=__doc__)
+    """Prepare, and say what there is; returns the exit status (`lib.__main__.status_of`)."""
+    parser = Parser(prog="python -m data", description=__doc__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     emoji = commands.add_parser(
         "emoji",
@@ -25,14 +27,13 @@ def main(argv: list[str] | None = None) -> int:
         help="also two sets under CC BY-SA 4.0: a model made of them falls under that licence",
     )
     args = parser.parse_args(argv)
+    return status_of(lambda: _prepare(args))
 
+
+def _prepare(args: argparse.Namespace) -> int:
     from data.emoji.prepare import prepare
 
-    try:
-        drawings = prepare(args.dest, args.packages, args.share_alike)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    drawings = prepare(args.dest, args.packages, args.share_alike)
     artists = ", ".join(f"{artist.name}" for artist in drawings.artists)
     print(f"{args.dest}: {len(drawings)} drawings of {len(drawings.concepts)} things by {artists}")
     return 0

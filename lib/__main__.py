@@ -6,8 +6,7 @@
     python -m lib download vd-four-flow-v1-0
     python -m lib doctor
 
-Exit status: 0 done; 1 the machine would not (no connection, no space), or the doctor found a fault;
-2 bad input; 130 interrupted, and nothing is left behind.
+Exit status: as `status_of` says; 1 also if the doctor found a fault.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,25 +39,54 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} ({self.prog} --help shows what is allowed)\n")
 
 
+def status_of(run: Callable[[], int], smaller: str = "", stopped: str = "interrupted") -> int:
+    """Run a command of any of our programs; its exit status, and a sentence where it is not 0.
+
+    | exit status | |
+    |---|---|
+    | 0 | done |
+    | 1 | the machine would not (disk full, out of memory, no download), or some work failed |
+    | 2 | a wrong request: the sentence says what was given, what is allowed, what to do |
+    | 130 | interrupted; what was finished is saved |
+
+    Args:
+        run: the command, with its arguments.
+        smaller: what takes less memory.
+        stopped: what to say when it is interrupted.
+    """
+    try:
+        return run()
+    except KeyboardInterrupt:
+        return complain(stopped, 130)
+    except BrokenPipeError:  # whoever read our output has gone; nothing more can be said to them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ValueError as error:
+        return complain(f"error: {error}", 2)
+    except OSError as error:
+        return complain(f"error: {system_said(error)}", 1)
+    except FloatingPointError as error:
+        return complain(f"error: {error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
+        cause = str(error).splitlines()[0] if str(error) else "out of memory."
+        return complain(f"error: {cause} {smaller}", 1)
+
+
+def complain(sentence: str, status: int) -> int:
+    """Say what is wrong, in one line; returns the status."""
+    print(printable(" ".join(sentence.split()), sys.stderr.encoding), file=sys.stderr)
+    return status
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
     args = _parser().parse_args(argv)
     logging.basicConfig(
         level=logging.ERROR if args.quiet else logging.WARNING, format="%(message)s"
     )
-    try:
-        return args.run(args)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
-    except ValueError as error:
-        return _complain(f"error: {error}", 2)
-    except OSError as error:
-        return _complain(f"error: {system_said(error)}", 1)
-
-
-def _complain(sentence: str, status: int) -> int:
-    print(printable(sentence, sys.stderr.encoding), file=sys.stderr)
-    return status
+    return status_of(lambda: args.run(args))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ import logging
 import sys
 from pathlib import Path
 
-from lib.files import system_said
+from lib.__main__ import Parser, status_of
 
 STAGES = ("classifier", "autoencoder", "clip", "optimus", "flows")
 FLOWS = ("t2i", "i2i", "i2t", "t2t")
@@ -28,39 +28,36 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line, train, say what was measured."""
+    """Train, say what was measured; returns the exit status (`lib.__main__.status_of`)."""
     args = _parser().parse_args(argv)
     if args.out is None:  # what people train takes the place of none of our models
         vd_mini = ROOT / "pretrained" / "vd-mini"
         args.out = vd_mini if args.data == "scenes" else args.runs / "model"
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
+    again = "stopped; the same command goes on from the last checkpoint"
+    return status_of(lambda: _train(args), "Try a smaller --batch.", again)
+
+
+def _train(args: argparse.Namespace) -> int:
     from training import stages  # torch and transformers load here: --help stays quick
 
     names = (args.stage,)
     if args.stage == "all":  # what people bring has no attributes that a classifier could read
         names = STAGES if args.data in ("scenes", "emoji") else STAGES[1:]
-    try:
-        for name in names:
-            if args.dry_run:
-                from training.plan import plan
+    for name in names:
+        if args.dry_run:
+            from training.plan import plan
 
-                print(plan(name, args))
-                continue
-            measured = stages.run(name, args)
-            print(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in measured.items()))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        text = system_said(error) if isinstance(error, OSError) else error
-        print(f"error: {text}", file=sys.stderr)
-        return 1
+            print(plan(name, args))
+            continue
+        measured = stages.run(name, args)
+        print(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in measured.items()))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m training",
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,

@@ -25,6 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 from analysis.results.outputs import read_record
 from analysis.results.sheets import contact_sheet, load_font
 from data.pictures import open_picture, picture_files
+from lib.__main__ import status_of
 from lib.files import printable, write_atomic
 
 RECORDS = "records"
@@ -150,25 +151,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a sheet; 0, or 1 and one sentence on stderr."""
+    """Write a sheet; returns the exit status (`lib.__main__.status_of`)."""
     args = build_parser().parse_args(arguments)
-    try:
-        folders = [args.results, *(args.results / flow for flow in FLOWS)]
-        results = [
-            path
-            for folder in folders
-            for path in sorted(folder.glob("[0-9]*"))
-            if path.suffix in (".png", ".txt")
-        ]
-        sheet = mode_sheet(results, picture_files(args.inputs))
-        buffer = io.BytesIO()
-        info = PngInfo()
-        info.add_itxt(RECORDS, json.dumps([read_record(path) for path in results]))
-        sheet.save(buffer, "PNG", pnginfo=info)
-        write_atomic(args.sheet, buffer.getvalue())
-    except (ValueError, OSError) as error:
-        print(printable(" ".join(str(error).split()), sys.stderr.encoding), file=sys.stderr)
-        return 1
+    return status_of(lambda: _write(args))
+
+
+def _write(args: argparse.Namespace) -> int:
+    folders = [args.results, *(args.results / flow for flow in FLOWS)]
+    results = [
+        path
+        for folder in folders
+        for path in sorted(folder.glob("[0-9]*"))
+        if path.suffix in (".png", ".txt")
+    ]
+    sheet = mode_sheet(results, picture_files(args.inputs))
+    buffer = io.BytesIO()
+    info = PngInfo()
+    info.add_itxt(RECORDS, json.dumps([read_record(path) for path in results]))
+    sheet.save(buffer, "PNG", pnginfo=info)
+    write_atomic(args.sheet, buffer.getvalue())
     print(printable(args.sheet))
     return 0
 

@@ -68,8 +68,15 @@ def test_the_command_prints_names_and_numbers(capsys, monkeypatch):
     monkeypatch.setattr(steps, "scaling", lambda args: {"speed": {"1": 2.0}})
     command.main(["scaling", "--json"])
     assert json.loads(capsys.readouterr().out)["speed"] == {"1": 2.0}
-    command.main(["scaling"])
+    assert command.main(["scaling"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == ["speed", f"  1{' ' * 27} 2"]
+
+
+@pytest.mark.parametrize("wrong", [("--repeats", 0), ("--threads", -1), ("--threads", 10**12)])
+def test_a_wrong_number_is_a_sentence(wrong, capsys):
+    option, value = wrong
+    assert command.main(["scaling", option, str(value)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {option[2:]} is {value}: give a whole")
 
 
 @pytest.mark.parametrize("name", command.COMMANDS)

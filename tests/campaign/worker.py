@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, Phase
 from hypothesis.strategies import SearchStrategy
 
 from analysis import cli
+from lib import __main__ as shell
 from tests.campaign.table import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,14 +89,14 @@ def command(*argv: object, main: Callable[[list[str]], int] = cli.main) -> str:
     """
     told, out = StringIO(), StringIO()
     raised: list[BaseException] = []
-    complain = cli._complain
+    complain = shell.complain
 
     def noted(message: str, status: int) -> int:
         if (error := sys.exc_info()[1]) is not None:
             raised.append(error)
         return complain(message, status)
 
-    cli._complain = noted
+    cli.complain = shell.complain = noted
     try:
         with redirect_stderr(told), redirect_stdout(out):
             try:
@@ -103,7 +104,7 @@ def command(*argv: object, main: Callable[[list[str]], int] = cli.main) -> str:
             except SystemExit as error:
                 status = error.code
     finally:
-        cli._complain = complain
+        cli.complain = shell.complain = complain
     lines = [line for line in told.getvalue().splitlines() if line.startswith("error")]
     last = lines[-1] if lines else ""
     assert status in (0, 1, 2) and len(lines) == (status == 2 or bool(lines)), (status, lines)

@@ -9,7 +9,7 @@ def test_flows_before_their_encoders_are_one_sentence(tmp_path, capsys, monkeypa
     monkeypatch.setattr("training.vocabulary.CORPUS", 50)
     out = tmp_path / "model"
     arguments = ["flows", "--runs", str(tmp_path), "--out", str(out), "--scenes", "64"]
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert str(out) in error
@@ -23,10 +23,27 @@ def test_wrong_arguments_are_refused(wrong, capsys):
     assert wrong[-1] in capsys.readouterr().err
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    def interrupted(name, args):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "stopped; the same command goes on from the last checkpoint"),
+        (ValueError("lr is 2: give less."), 2, "error: lr is 2: give less."),
+        (PermissionError(13, "Permission denied", "runs"), 1, "error: Permission denied (runs)."),
+        (FloatingPointError("loss not finite"), 1, "error: loss not finite"),
+        (
+            RuntimeError("CUDA out of memory.\nTried"),
+            1,
+            "error: CUDA out of memory. Try a smaller --batch.",
+        ),
+        (MemoryError(), 1, "error: out of memory. Try a smaller --batch."),
+    ],
+)
+def test_the_exit_status_says_whose_fault_it_was(error, status, sentence, capsys, monkeypatch):
+    """2: what was asked for; 1: the machine, or the training; 130: whoever pressed Ctrl-C."""
 
-    monkeypatch.setattr("training.stages.run", interrupted)
-    assert main(["classifier", "--runs", str(tmp_path)]) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    def failing(name, args):
+        raise error
+
+    monkeypatch.setattr("training.stages.run", failing)
+    assert main(["classifier"]) == status
+    assert capsys.readouterr().err == f"{sentence}\n"

@@ -113,9 +113,9 @@ def test_from_the_shell(vd, tmp_path, picture_files, capsys):
     with Image.open(file) as image:  # and says how all that it shows was made
         assert json.loads(image.text[RECORDS]) == [read_record(path) for path in sorted(paths)]
     assert (np.asarray(Image.open(file)) == expected).all()
-    assert main([str(tmp_path / "i2i"), str(picture_files[0]), str(file)]) == 1
+    assert main([str(tmp_path / "i2i"), str(picture_files[0]), str(file)]) == 2
     assert "in none of the inputs" in capsys.readouterr().err
-    assert main([str(tmp_path / "nothing"), str(file)]) == 1
+    assert main([str(tmp_path / "nothing"), str(file)]) == 2
     assert "no results" in capsys.readouterr().err
     assert (np.asarray(Image.open(file)) == expected).all()  # as it was
     with pytest.raises(ValueError, match="no record"):
