@@ -207,10 +207,14 @@ def test_what_is_not_finite_is_named_with_the_step_and_the_checkpoint(tmp_path):
     checkpoint = tmp_path / "toy" / "checkpoint.pt"
     before = checkpoint.read_bytes()
     broken = Broken(recipe(batch=2, accumulate=2), data=3)
-    with pytest.raises(FloatingPointError, match=r"step 7 on samples (\d+, ){7}\d+ and 2 more") as error:
+    with pytest.raises(
+        FloatingPointError, match=r"step 7 on samples (\d+, ){7}\d+ and 2 more"
+    ) as error:
         train(broken, tmp_path / "numbers")
     broken.pool = Named()
-    with pytest.raises(FloatingPointError, match=r"step 7 on samples frogs/\d+\.png, frogs/") as error:
+    with pytest.raises(
+        FloatingPointError, match=r"step 7 on samples frogs/\d+\.png, frogs/"
+    ) as error:
         train(broken, tmp_path / "names")
     seen = (tmp_path / "names" / "toy" / "not-finite-0.txt").read_text().splitlines()
     drawn = []
