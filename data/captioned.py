@@ -104,7 +104,7 @@ def read_captioned(
     Args:
         path: a folder, a `.tar`, or a file that lists pictures.
         format: one of `FORMATS`; None looks what is there, in that order.
-        outside: lists may name pictures outside of the folder.
+        outside: lists may name pictures outside of the folder (the commands' `--outside`).
 
     Raises:
         ValueError: nothing there, another format, or not a single picture with a caption.

@@ -43,7 +43,7 @@ class Names:
         if "\\" in name and not path.exists():
             path = Path(os.path.normpath(self.folder / name.replace("\\", "/")))
         if self.inside and not any(path.is_relative_to(top) for top in self.inside):
-            raise ValueError("lies outside of the folder: move it there, or allow that (outside)")
+            raise ValueError("lies outside of the folder: move it there, or allow that (--outside)")
         return path if "\0" in name or path.exists() else self._as_meant(path)
 
     def _as_meant(self, path: Path) -> Path:

@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scenes", type=_positive, default=80_000, help="scenes in the pool")
     add("--cached", type=_positive, default=48_000, help="scenes encoded for the flows")
     add("--side", type=_positive, help="pixels a side of pictures of your own")
+    add("--outside", action="store_true", help="lists may name pictures outside of their folder")
     add("--fit", default="crop", choices=("squeeze", "crop", "pad"), help="of other shapes")
     add("--mirror", action="store_true", help="captions of your own name no sides")
     add("--min-side", type=_positive, default=1, help="originals at least so large, in pixels")

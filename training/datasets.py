@@ -46,7 +46,7 @@ def open_data(
         runs: where renders are kept.
         scenes: size of the pool of "scenes".
         cached: how many of them are encoded for the flows.
-        side, fit, mirror, filters: of pictures of a folder (see `training.folders`).
+        side, fit, mirror, filters: of pictures of a folder, and `outside` (see `training.folders`).
 
     Raises:
         ValueError: no such data.

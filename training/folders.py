@@ -18,6 +18,7 @@ def folder(
     how: str = "crop",
     mirror: bool = False,
     left_out: Path | None = None,
+    outside: bool = False,
     **filters: Any,
 ) -> tuple[CaptionedSamples, CaptionedSamples]:
     """Training and held-out pictures of a folder, a `.tar` or a list.
@@ -27,12 +28,13 @@ def folder(
         side, how, mirror: see `CaptionedSamples`.
         seed: of the choice of the held-out ones.
         left_out: a file that names what was left out, and why.
+        outside: see `read_captioned`.
         filters: see `CaptionedSamples`, too.
 
     Raises:
         ValueError: fewer than two pictures with captions, or none that can be opened.
     """
-    train, held_out = split(read_captioned(path), HELD_OUT, seed)
+    train, held_out = split(read_captioned(path, outside=outside), HELD_OUT, seed)
     return (
         CaptionedSamples(train, side, how, mirror=mirror, left_out=left_out, **filters),
         CaptionedSamples(held_out, side, how, jitter=False, **filters),

@@ -57,6 +57,7 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
         mirror=args.mirror,
         min_side=args.min_side,
         max_watermark=args.max_watermark,
+        outside=args.outside,
         clean=args.clean,
     )
     preset = chosen(args, name)

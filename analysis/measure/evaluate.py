@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(f"--{field.name.replace('_', '-')}", default=field.default, **field.metadata)
     add("--data", metavar="FOLDER", help="captioned pictures, for the suite folder")
     add("--format", help="of the data (default: as it looks)")
+    what = "lists of the data may name pictures outside of its folder"
+    add("--outside", action="store_true", default=None, help=what)
     networks = "that compare pictures and texts on a folder, such as own,inception"
     add("--features", type=words, metavar="A,B", help=networks)
     parts = "of the suite applications, such as focus,edit (default: all)"

@@ -108,7 +108,7 @@ class Folder(Suite):
             raise ValueError(
                 "The suite 'folder' needs --data: give a folder of captioned pictures."
             )
-        folder = read_captioned(args.data, args.format)
+        folder = read_captioned(args.data, args.format, bool(args.outside))
         device = choose_device(args.device)
         specs = args.features or (DEFAULT,)
         models = [None if spec == "own" else load_features(spec, device) for spec in specs]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SUITES = {
     "scenes": ("analysis.measure.scenes", ("judge",)),
     "emoji": ("analysis.measure.emoji", ("judge",)),
-    "folder": ("analysis.measure.folder", ("data", "format", "features")),
+    "folder": ("analysis.measure.folder", ("data", "format", "outside", "features")),
     "applications": ("analysis.measure.applications", ("judge", "applications")),
 }
 """Suite -> the module whose `SUITE` it is, and which options for single suites it takes."""

@@ -1,6 +1,9 @@
 """What `python -m training` says to people."""
 
+import json
+
 import pytest
+from PIL import Image
 
 from training.__main__ import main
 
@@ -47,3 +50,20 @@ def test_the_exit_status_says_whose_fault_it_was(error, status, sentence, capsys
     monkeypatch.setattr("training.stages.run", failing)
     assert main(["classifier"]) == status
     assert capsys.readouterr().err == f"{sentence}\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--outside"]])
+def test_lists_lead_out_of_their_folder_only_if_that_is_allowed(options, tmp_path, monkeypatch):
+    folder, seen = tmp_path / "set", []
+    folder.mkdir()
+    for k, name in enumerate(names := ["set/0.png", "set/1.png", "secret.png"]):
+        Image.new("RGB", (8, 8), (90 * k, 0, 0)).save(tmp_path / name)
+    rows = [{"file_name": f"../{name}", "text": name} for name in names]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(
+        "training.stages._run", lambda name, args, data, *_: seen.append(data) or {}
+    )
+    runs = tmp_path / "runs"
+    main(["clip", "--data", str(folder), "--runs", str(runs), "--side", "8", *options])
+    entries = [entry for part in seen[0].samples("clip") for entry in part.entries]
+    assert sorted(entry.captions[0] for entry in entries) == sorted(names if options else names[:2])

@@ -372,6 +372,31 @@ def test_from_the_shell(model_folder, folder, tmp_path, capsys):
     assert (run / "figures" / "sweep-scale-t2i.png").is_file()
 
 
+@pytest.mark.parametrize("option", [[], ["--outside"]])
+def test_lists_lead_out_of_the_folder_only_if_that_is_allowed(option, tmp_path):
+    for name in ("in.png", "out.png"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        drawing(1, (16, 16)).save(tmp_path / "set" / name)
+    (tmp_path / "set" / "out.png").rename(tmp_path / "out.png")
+    rows = [{"file_name": name, "text": "a"} for name in ("in.png", "../out.png")]
+    (tmp_path / "set" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = [
+        "evaluate",
+        "--suite",
+        "folder",
+        "--data",
+        str(tmp_path / "set"),
+        "--quiet",
+        "--features",
+        "own",
+        *option,
+    ]
+    args = shell.build_parser("evaluate").parse_args([*words, "--device", "cpu"])
+    data = Folder.read(args, Settings(suite="folder", n=2))["data"]
+    assert len(data.entries) == (2 if option else 1)
+    assert [item.name for item in data.skipped] == ([] if option else ["../out.png"])
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
