@@ -6,25 +6,27 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from lib.components import build
 from lib.config import FLOWS, ModelSpec
 from lib.model import Context, VersatileDiffusion
 from lib.specs import VD_EMOJI, VD_FOUR_FLOW_V1_0, VD_MINI
+from training import memory
 from training.export import current_spec
 from training.flows import FlowOptions, parts_of
+from training.lora import adapt
 from training.recipes import chosen
 from training.stage import Recipe, native_bf16
 
-BYTES = 4 + 4 + 8 + 4  # a trained parameter: weight, gradient, AdamW's two moments, average
-BACKWARD = 3  # forward and backward cost about three times the forward
+BYTES = 4 + 4 + 4  # a trained parameter: weight, gradient, average; the optimizer's moments besides
 SHARE = 0.4  # of a machine's matrix products a second that training reaches
 
 
@@ -38,19 +40,23 @@ def plan(stage: str, args: argparse.Namespace) -> str:
     recipe, spec = preset.recipes[stage][-1], _spec(args)
     if stage == "classifier":
         return "classifier: minutes; it is small, and no part of the model"
-    with torch.device("meta"):
+    with torch.device("meta"), _Counted() as counter:
         modules, samples, forward, of = _parts(stage, spec, recipe, preset.options)
-        for name in preset.options.frozen if stage == "flows" else ():
-            modules[name].requires_grad_(False)
-        with _saved() as saved, _Granted(), FlopCounterMode(display=False) as counter:
-            forward()
-    trained = sum(p.numel() for p in modules.parameters() if p.requires_grad)
+        largest = _computed_twice(modules, forward) if args.checkpoint_activations else 0
+        counter.operations = 0
+        with _saved() as saved:
+            out = forward()
+            kept = saved() + largest
+            torch.stack([part.float().sum() for part in out]).sum().backward()
+    parameters = memory.trained(modules)
+    trained = sum(p.numel() for p in parameters)
     frozen = sum(p.numel() for p in modules.parameters()) - trained
     total = samples * recipe.accumulate * recipe.steps
-    operations = BACKWARD * counter.get_total_flops() / of * recipe.batch * recipe.accumulate
+    operations = counter.operations / of * recipe.batch * recipe.accumulate
     hours = operations * recipe.steps / (SHARE * _products_a_second()) / 3600
     gigabyte = 1e9
-    fixed, varying = trained * BYTES + frozen * 4, saved() / of * recipe.batch
+    moments = sum(_moments(p, recipe.optimizer) * p.numel() for p in parameters)
+    fixed, varying = trained * BYTES + (moments + frozen) * 4, kept / of * recipe.batch
     return "\n".join(
         (
             f"{stage} of {spec.name}: {trained / 1e6:.1f} M parameters trained, "
@@ -77,7 +83,7 @@ def _spec(args: argparse.Namespace) -> ModelSpec:
 
 def _parts(
     stage: str, spec: ModelSpec, recipe: Recipe, options: FlowOptions
-) -> tuple[nn.ModuleDict, int, Callable[[], None], int]:
+) -> tuple[nn.ModuleDict, int, Callable[[], list[Tensor]], int]:
     """Modules, samples of a step, and a forward pass of so many samples of the batch."""
     if stage == "flows":
         names: tuple[str, ...] = parts_of(options)
@@ -92,48 +98,90 @@ def _parts(
     samples, of = recipe.batch, 1
     if stage == "autoencoder":
 
-        def forward() -> None:
+        def forward() -> list[Tensor]:
             mean, _ = modules["image_encoder"](torch.zeros(1, 3, side, side))
-            modules["image_decoder"](mean)
+            return [modules["image_decoder"](mean)]
 
     elif stage == "clip":
 
-        def forward() -> None:
-            modules["clip_text"](torch.zeros(1, spec.clip.text.positions, dtype=torch.long))
-            modules["clip_vision"](torch.zeros(1, 3, vision.image_size, vision.image_size))
+        def forward() -> list[Tensor]:
+            ids = torch.zeros(1, spec.clip.text.positions, dtype=torch.long)
+            picture = torch.zeros(1, 3, vision.image_size, vision.image_size)
+            return [modules["clip_text"](ids), modules["clip_vision"](picture)]
 
     elif stage == "optimus":
 
-        def forward() -> None:
+        def forward() -> list[Tensor]:
             mean, _ = modules["text_encoder"](torch.ones(1, words.max_input, dtype=torch.long))
             ids = torch.ones(1, words.max_output, dtype=torch.long)
-            modules["text_decoder"](ids, mean)
+            return [modules["text_decoder"](ids, mean)]
 
     else:
         vd = VersatileDiffusion(spec, dict(modules))
         lengths = {"image": vision.tokens, "text": spec.clip.text.positions}
         samples = sum(round(recipe.batch * share) for share in options.share.values())
         of = 10  # shares are tenths of the batch
+        for name in options.frozen:
+            modules[name].requires_grad_(False)
+        if options.lora is not None:
+            adapt(vd, options.lora, options.lora_layers, recipe.seed)
 
-        def forward() -> None:
+        def forward() -> list[Tensor]:
+            out = []
             for flow, share in options.share.items():
                 data, context = FLOWS[flow]
                 n = max(1, round(of * share))
                 tokens = torch.zeros(n, lengths[context], spec.clip.projection)
                 latents = torch.zeros(n, *spec.latent_shape(data))
                 t = torch.zeros(n, dtype=torch.long)
-                vd.eps(latents, t, [(Context(context, tokens), 1.0)])
+                out.append(vd.eps(latents, t, [(Context(context, tokens), 1.0)]))
+            return out
 
     return modules, samples, forward, of
 
 
-class _Granted(TorchDispatchMode):
-    """Where a network looks at values to check its input, which meta tensors lack, all is well."""
+class _Counted(TorchDispatchMode):
+    """Counts multiplications and additions, as torch's `FlopCounterMode` (in half of its time).
+
+    Where a network looks at values to check its input, which meta tensors lack, all is well.
+    """
+
+    operations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             return True
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            count = flop_registry[func.overloadpacket]
+            self.operations += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def _moments(parameter: nn.Parameter, optimizer: str) -> int:
+    """Numbers that an optimizer keeps of each of a parameter's."""
+    matrix = min(len(parameter), parameter.numel() // len(parameter)) > 1
+    return 1 if optimizer == "muon" and parameter.ndim > 1 and matrix else 2
+
+
+def _computed_twice(modules: nn.ModuleDict, forward: Callable[[], Any]) -> int:
+    """Have blocks run again in the backward pass; returns the bytes that one then needs at most."""
+    sizes = [0]
+
+    def measured(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with _saved() as saved:
+            out = run(*args, **kwargs)
+        sizes.append(saved())
+        return out
+
+    blocks = [module for module in modules.modules() if isinstance(module, memory.BLOCKS)]
+    for block in blocks:
+        block.forward = partial(measured, block.forward)
+    forward()
+    for block in blocks:
+        del block.forward
+    memory.recompute(modules)
+    return max(sizes)
 
 
 @contextmanager

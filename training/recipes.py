@@ -105,8 +105,10 @@ def chosen(args: argparse.Namespace, stage: str) -> Preset:
     """The preset that the command asks for, with the command's own numbers in its recipes.
 
     Raises:
-        ValueError: the preset says nothing of that stage.
+        ValueError: the preset says nothing of that stage, or adapters are asked for of another one.
     """
+    if args.lora is not None and (stage != "flows" or str(args.init or ".pt").endswith(".pt")):
+        raise ValueError("--lora adapts the flows of a model: give stage flows, and --init MODEL.")
     name = args.preset or ("scenes" if args.data == "scenes" else "small")
     preset = PRESETS[name]
     if stage not in preset.recipes:

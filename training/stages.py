@@ -39,10 +39,9 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
     """
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.lora is not None and (name != "flows" or not _is_model(args.init)):
-        raise ValueError("--lora adapts the flows of a model: give stage flows, and --init MODEL.")
     if args.track and len(args.track) > 2:
         raise ValueError(f"--track has {len(args.track)} words: give a tracker, and a folder.")
+    preset = chosen(args, name)
     args.device = parallel.start(args.device)
     side = args.side
     if side is None and _is_model(args.init):
@@ -57,10 +56,9 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
         mirror=args.mirror,
         min_side=args.min_side,
         max_watermark=args.max_watermark,
-        outside=args.outside,
         clean=args.clean,
+        outside=args.outside,
     )
-    preset = chosen(args, name)
     recipes = preset.recipes[name]
     if args.init is not None:
         return _run(name, args, data, preset, recipes[-1], args.runs, args.init)

@@ -6,10 +6,14 @@ import pytest
 import torch
 
 from lib.components import build, components_for
-from lib.kl_vae import Upsample
+from lib.kl_vae import ResnetBlock, Upsample
 from lib.specs import VD_FOUR_FLOW_V1_0, VD_MINI
+from tests.training.tiny_flows import RECIPE, flows_stage
+from training import memory
 from training.__main__ import _parser, main
-from training.plan import BYTES, plan
+from training.flows import FlowOptions
+from training.plan import _parts, _spec, plan
+from training.recipes import chosen
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def asked(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage", ["autoencoder", "clip", "optimus", "flows"])
 def test_every_stage_is_planned_without_weights_or_data(stage, tmp_path, capsys):
     places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "none")]
-    assert main([stage, "--dry-run", *places]) == 0
+    assert main([stage, "--dry-run", "--flows", "t2i", *places]) == 0
     told = capsys.readouterr().out
     assert f"{stage} of vd-mini" in told and "samples: " in told and "hours" in told
     assert list(tmp_path.iterdir()) == []
@@ -41,11 +45,63 @@ def test_parameters_are_counted_and_frozen_ones_apart(asked):
     frozen = millions("text_context")
     told = asked("flows", "--flows", "t2i", "--freeze", "text_context")
     assert f"{trained:.1f} M parameters trained, {frozen:.1f} M frozen" in told
-    assert f"{(trained * BYTES + frozen * 4) / 1e3:.2f} GB for weights" in told
+    assert f"{(trained * 20 + frozen * 4) / 1e3:.2f} GB for weights" in told  # AdamW: two moments
+
+
+def test_muon_keeps_one_number_of_a_matrix_entry(asked):
+    parameters = [
+        p for n in ("image_encoder", "image_decoder") for p in build(VD_MINI, n).parameters()
+    ]
+    matrices = sum(p.numel() for p in parameters if p.ndim > 1 and len(p) > 1)
+    rest = sum(p.numel() for p in parameters) - matrices
+    assert f"{(matrices * 16 + rest * 20) / 1e9:.2f} GB for weights" in asked(
+        "autoencoder", "--optimizer", "muon"
+    )
+
+
+@pytest.mark.parametrize("layers", ["cross", "attention"])
+def test_adapters_are_all_that_is_trained(asked, model_folder, tmp_path, layers):
+    options = FlowOptions(share={"t2i": 1.0}, lora=3, lora_layers=layers)
+    stage = flows_stage(model_folder, tmp_path, options)
+    trained, whole = (
+        sum(p.numel() for p in parameters)
+        for parameters in (memory.trained(stage.modules), stage.modules.parameters())
+    )
+    how = ["--init", str(model_folder), "--flows", "t2i", "--lora", "3", "--lora-layers", layers]
+    counts = f"{trained / 1e6:.1f} M parameters trained, {(whole - trained) / 1e6:.1f} M frozen"
+    given = _parser().parse_args(["flows", "--dry-run", "--out", str(tmp_path / "none"), *how])
+    with torch.device("meta"):
+        modules = _parts("flows", _spec(given), RECIPE, chosen(given, "flows").options)[0]
+    assert counts in asked("flows", *how)
+    assert sum(p.numel() for p in memory.trained(modules)) == trained
+    assert all(p.is_meta for p in modules.parameters())
+    with pytest.raises(ValueError, match="give stage flows, and --init MODEL"):
+        asked("clip", *how)
+
+
+def test_activations_that_are_computed_twice(asked):
+    """Kept is at least what enters each block; all blocks run once more than in three passes."""
+    stage = ("autoencoder", "--steps", "1", "--batch", "1000")
+    plain, twice = asked(*stage), asked(*stage, "--checkpoint-activations")
+    entering = 0
+
+    def add(module, inputs):
+        nonlocal entering
+        entering += 4 * inputs[0].numel()
+
+    modules = [build(VD_MINI, n) for n in ("image_encoder", "image_decoder")]
+    for block in (m for part in modules for m in part.modules() if isinstance(m, ResnetBlock)):
+        block.register_forward_pre_hook(add)
+    modules[1](modules[0](torch.zeros(1, 3, 64, 64))[0])
+    kept = [float(text.split("average, ")[1].split()[0]) for text in (plain, twice)]
+    assert entering * 1000 / 1e9 < kept[1] < 0.6 * kept[0]
+    count = [float(text.split("time: ")[1].split()[0]) for text in (plain, twice)]
+    assert 1.1 < count[1] / count[0] < 4 / 3
 
 
 def test_the_released_model_is_planned_on_meta(asked):
-    told = asked("flows", "--preset", "paper-four", "--init", "vd-four-flow-v1-0")
+    released = ("--preset", "paper-four", "--init", "vd-four-flow-v1-0")
+    told = asked("flows", *released, "--flows", "t2i", "i2t")  # which use all of it
     with torch.device("meta"):
         names = [
             n
