@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from data.emoji.judge import Judge, save_judge
 from data.samples import Samples, key_of
 from lib.files import replacing
+from lib.fingerprints import fingerprint
 from training.attributes import read_loss
 from training.augment import shaded, turned
 from training.export import record
@@ -88,7 +89,7 @@ class ClassifierStage(Stage):
 
     def _looked(self, runs: Path, count: int) -> dict[str, Tensor]:
         """(count, width) float16 features of changed pictures, and (count, attributes) labels."""
-        about = [self.pool.identity(), len(self.pool), count]
+        about = [self.pool.identity(), len(self.pool), count, fingerprint(self.judge.frozen)]
         name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
         path = runs / f"judge-{name}.safetensors"
         if not path.exists():

@@ -44,6 +44,15 @@ def test_the_head_is_trained_measured_and_kept(frozen, tmp_path):
         assert 0 <= right <= 1
 
 
+def test_what_another_network_sees_is_not_taken_for_its_own(frozen, tmp_path, monkeypatch):
+    samples = drawing_samples(None)
+    first = ClassifierStage(samples, samples, samples, tmp_path, RECIPE, tmp_path, count=4)
+    monkeypatch.setattr(Colors, "GAINS", (1.0, 2.0))
+    other = ClassifierStage(samples, samples, samples, tmp_path, RECIPE, tmp_path, count=4)
+    assert len(list(tmp_path.glob("judge-*"))) == 2
+    assert not torch.equal(first.seen_before["features"], other.seen_before["features"])
+
+
 def test_captions_alone_are_no_subject(frozen, tmp_path):
     samples: CaptionedSamples = folder_samples(tmp_path / "pictures")
     with pytest.raises(ValueError, match="A classifier needs attributes"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.emoji import judge as judges
+from data.scenes.judge import HEADS
 from data.scenes.samples import pool
 from lib.config import ModelSpec
+from tests.data.emoji.frozen import Colors
 from tests.training import children
-from tests.training.test_stages import folder_samples, worldly
-from training import datasets, loop, recipes, stages, vocabulary
+from tests.training.test_stages import drawing_samples, folder_samples, worldly
+from training import classifier, datasets, judge, loop, recipes, stages, vocabulary
 from training.__main__ import main
 from training.export import current_spec
 from training.stage import Recipe
@@ -123,6 +127,47 @@ def test_kills_at_random_moments_change_nothing(whole, place):
         assert (whole / "model" / name).read_bytes() == (folder / "model" / name).read_bytes()
     left = [path for path in folder.rglob(".*") if not path.name.endswith(".lock")]
     assert left == []
+
+
+def read_pictures(data: str, folder: Path, kill_at: int = 0) -> None:
+    """`python -m training classifier`, of few pictures, with tiny recipes."""
+    judges.Frozen = Colors
+    judge.split = lambda *arguments, **more: []  # 6,000 scenes otherwise
+    judge.measure = lambda *arguments: dict.fromkeys((*HEADS, "all"), 0.5)
+    classifier.ClassifierStage.__init__.__defaults__ = (20,)
+    samples = pickle.loads((folder.parent / "samples").read_bytes())
+    datasets._emoji = lambda stage: (samples, samples)
+    recipes.PRESETS |= dict.fromkeys(("small", "scenes"), recipes.Preset({"classifier": (RECIPE,)}))
+    stages.plot_losses = lambda log, out: None
+    killer = Killer(kill_at)
+    places = ["--runs", str(folder / "runs"), "--judge", str(folder / "model"), "--threads", "1"]
+    status = main(["classifier", "--data", data, *places])
+    (folder / "moments").write_text(str(killer.moments))
+    raise SystemExit(status)
+
+
+@pytest.mark.parametrize("data", ["scenes", "emoji"])
+def test_a_classifier_that_is_killed_goes_on(data, tmp_path):
+    """Its weights are those of one that was not; and once it is finished, it stays so."""
+    (tmp_path / "samples").write_bytes(pickle.dumps(drawing_samples(None)))
+    folders = whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in folders:
+        folder.mkdir()
+    assert children.run(read_pictures, data, whole) == [0]
+    kills = 0
+    while (status := children.run(read_pictures, data, killed, 4 + kills)) != [0]:
+        assert status == [-signal.SIGKILL] and kills < 20
+        kills += 1
+    assert kills >= 3
+    a, b = (load_file(folder / "model" / "judge.safetensors") for folder in folders)
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    assert story(whole) == story(killed)
+    made = {path: path.read_bytes() for path in (killed / "model").iterdir()}
+    assert {path.name for path in made} == {"config.json", "judge.safetensors", "training.json"}
+    assert children.run(read_pictures, data, killed) == [0]
+    assert made == {path: path.read_bytes() for path in (killed / "model").iterdir()}
+    assert (killed / "moments").read_text() == "0"
+    assert [path for path in killed.rglob(".*") if not path.name.endswith(".lock")] == []
 
 
 def tokenizers(folder: Path) -> list[Path]:

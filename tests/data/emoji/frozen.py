@@ -7,10 +7,12 @@ from torch import nn
 class Colors(nn.Module):
     """Maps by the names that are asked for, each of mean colours in four cells."""
 
+    GAINS = (0.5, 2.0)
+
     def __init__(self, size, side, blocks):
         super().__init__()
         self.blocks = blocks
-        self.register_buffer("gain", torch.linspace(0.5, 2, len(blocks) + 1))
+        self.register_buffer("gain", torch.linspace(*self.GAINS, len(blocks) + 1))
 
     def forward(self, pictures):
         cells = nn.functional.adaptive_avg_pool2d(pictures, 2)
