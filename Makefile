@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUNS   := runs
 
-.PHONY: demo test lint train evaluate notebook picture pictures directions clean
+.PHONY: demo test test-lowest test-highest lint train evaluate notebook picture pictures directions clean
 
 # the notebook from a clean kernel; pictures, texts and records land in output/<mode>, figures in
 # output/figures
@@ -20,6 +20,17 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# the tests with the lowest and with the highest versions that are allowed, each in an environment of
+# its own, of any Python: make test-lowest PYTHON=python3.10
+test-lowest: RESOLUTION := lowest-direct
+test-highest: RESOLUTION := highest
+test-lowest test-highest: test-%:
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)-$*/bin/uv pip install --quiet --upgrade --python $(VENV)-$*/bin/python \
+		--resolution $(RESOLUTION) -r requirements_analyse.txt
+	$(VENV)-$*/bin/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -45,6 +45,8 @@ def killed_at(operation: str, call: int, work) -> bool:
             return real(*args, **kwargs)
 
         setattr(os, operation, deadly)
+        if hasattr(Path, "_accessor"):  # pathlib of Python 3.10 looked these functions up before
+            setattr(Path._accessor, operation, deadly)
         work()
 
     process = multiprocessing.get_context("fork").Process(target=child)
