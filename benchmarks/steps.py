@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import full_size
 from benchmarks.full_size import (
     TEXT_TO_IMAGE,
+    Apart,
     compared,
     diffusers_decoder,
     diffusers_unet,
@@ -17,6 +21,7 @@ from benchmarks.full_size import (
     random_model,
 )
 from lib.checkpoints import load
+from lib.config import ModelSpec
 from lib.contexts import Context
 from lib.model import VersatileDiffusion
 from lib.sampler import dpmpp_2m
@@ -49,22 +54,27 @@ def their_step(unet: nn.Module, x: Tensor, given: Context, null: Context) -> Ten
     return away + SCALE * (there - away)
 
 
+def their_stepper(dtype: torch.dtype, spec: ModelSpec) -> Callable[..., Tensor]:
+    """`their_step` of diffusers' network with the numbers of `random_model`."""
+    return partial(their_step, diffusers_unet(random_model(DIFFUSER, dtype, spec)))
+
+
 def guided_step(args: Namespace) -> dict[str, Any]:
-    """A guided step of a 512 x 512 picture, and how far it is from float32."""
+    """A guided step of a 512 x 512 picture, and how far it is from float32.
+
+    Each network has a process of its own, with the memory settings that its users have.
+    """
+    theirs = Apart(partial(their_stepper, args.dtype, full_size.SPEC))
     vd = random_model(DIFFUSER, args.dtype)
-    unet = diffusers_unet(vd)
     x = torch.randn(1, *LATENT, generator=torch.Generator().manual_seed(2))
     both = contexts(vd)
-    runs = {
-        "ours": lambda: our_step(vd, x, *both),
-        "diffusers": lambda: their_step(unet, x, *both),
-    }
-    eps = {name: run() for name, run in runs.items()}
+    eps = {"ours": our_step(vd, x, *both), "diffusers": theirs(x, *both)[0]}
+    runs = {"ours": lambda: our_step(vd, x, *both), "diffusers": lambda: theirs(x, *both)}
     times = in_turns(runs, args.repeats)
     result = {"seconds": times, **compared(times, "ours", "diffusers")}
     if args.dtype != torch.float32:
-        unet.float()
-        exact = their_step(unet, x, *(Context("text", c.tokens.float()) for c in both))
+        exact = diffusers_unet(vd).float()
+        exact = their_step(exact, x, *(Context("text", c.tokens.float()) for c in both))
         result["error"] = {n: ((e - exact).norm() / exact.norm()).item() for n, e in eps.items()}
         result["error ratio"] = result["error"]["ours"] / result["error"]["diffusers"]
     return result

@@ -57,6 +57,7 @@ RECIPES = (
 )
 TAUGHT = 2.0  # weight of the teacher's view of whole pictures; that of patches weighs 1
 PER_SAMPLE = 2  # of the teacher's pictures go with each captioned one
+READING = 0.3  # weight of reading captioned pictures beside a teacher: few, learned by heart
 KEPT = 0.5  # of the patches, until the last quarter of the cooldown
 
 
@@ -214,7 +215,8 @@ class ClipStage(Stage):
             / 2
         }
         if "reader" in self.modules:
-            losses["from_image"] = read_loss(self.modules["reader"](image_tokens), seen)
+            weight = READING if taught else 1.0
+            losses["from_image"] = weight * read_loss(self.modules["reader"](image_tokens), seen)
             losses["from_text"] = read_loss(self.modules["reader"](text_tokens), said)
         if batch.patches is not None:
             answers = self.modules["local_reader"](image_tokens[:, 1:])
