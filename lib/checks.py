@@ -16,17 +16,29 @@ def whole_number(name: str, value: Any, low: int = 1, high: float = math.inf) ->
     good = isinstance(value, Integral) and not isinstance(value, bool)
     if not (good and low <= value <= high):
         until = "on" if high == math.inf else f"to {high}"
-        raise ValueError(f"{name} is {value!r}: give a whole number from {low} {until}.")
+        raise ValueError(f"{name} is {_shown(value)}: give a whole number from {low} {until}.")
     return int(value)
 
 
 def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
     """Return `value` as a float; ValueError unless it is a finite number from `low` to `high`."""
     good = isinstance(value, Real) and not isinstance(value, bool)
-    if not (good and math.isfinite(value) and low <= value <= high):
+    try:
+        exact = float(value) if good else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        exact = math.inf
+    if not (math.isfinite(exact) and low <= exact <= high):
         until = "on" if high == math.inf else f"to {high:g}"
-        raise ValueError(f"{name} is {value!r}: give a number from {low:g} {until}.")
-    return float(value)
+        raise ValueError(f"{name} is {_shown(value)}: give a number from {low:g} {until}.")
+    return exact
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def texts(given: Any, what: str = "text") -> list[str]:

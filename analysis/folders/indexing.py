@@ -93,7 +93,7 @@ def update_index(
         KeyboardInterrupt: what was encoded is kept.
     """
     folder, index = Path(folder), Path(index)
-    whole_number("batch_size", batch_size)
+    whole_number("batch_size", batch_size, 1, 4096)
     if precision not in (None, *PRECISIONS):
         raise ValueError(f"precision is {precision!r}: choose {' or '.join(PRECISIONS)}.")
     encoder = Encoder.of(vd)

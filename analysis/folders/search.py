@@ -121,7 +121,7 @@ def find(
     """
     collection = index if isinstance(index, Collection) else read_index(index)
     collection.encoder.check(Encoder.of(vd))
-    k = whole_number("k", k)
+    k = whole_number("k", k, 1, 10**6)
     wanted = _terms(texts, check_text, 1.0) + _terms(images, Picture.of, 1.0)
     if not wanted:
         raise ValueError("There is nothing to look for: give a text or a picture.")
@@ -219,7 +219,7 @@ def _terms(wanted: Wanted, check: Any, weight: float) -> list[tuple[str | Pictur
     terms = []
     for item in wanted:
         what, counts = item if isinstance(item, tuple) else (item, weight)
-        if not number("a weight", counts) > 0:
+        if not number("a weight", counts, 0, 1000) > 0:
             raise ValueError(f"A weight is {counts}: give one above 0, or leave that out.")
         terms.append((check(what), float(counts)))
     return terms

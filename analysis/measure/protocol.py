@@ -39,6 +39,13 @@ PARTS = (*FLOWS, "reconstruction", "search", "caption")
 """What `flows` may name; a suite measures all of them or fewer."""
 SWEEPS = {"scale": ("t2i", "i2t"), "steps": ("t2i",), "fidelity": ("i2i",)}
 """What is swept -> the flows that are run again and again for it."""
+_MOST = {
+    **dict.fromkeys(("n", "sweep_n", "licence_n", "caption_n"), 10**6),
+    "search_n": 10**4,
+    "batch": 4096,
+    "caption_candidates": 1000,
+}
+"""What settings are at most: who asks for more has mistyped, or would wait for years."""
 _SOURCES = ("lib", "data", "analysis")
 _PACKAGES = ("torch", "transformers", "numpy", "pillow")
 
@@ -119,10 +126,9 @@ class Settings:
     batch: int = option(50, "inputs at once (%(default)s)", int)
 
     def __post_init__(self) -> None:
-        whole_number("seed", self.seed, 0)
-        for name in ("n", "batch", "sweep_n", "licence_n", "search_n", "caption_n"):
-            whole_number(name, getattr(self, name))
-        whole_number("caption_candidates", self.caption_candidates)
+        whole_number("seed", self.seed, 0, 2**63 - 1)
+        for name, most in _MOST.items():
+            whole_number(name, getattr(self, name), 1, most)
         if self.suite not in SUITES:
             raise ValueError(f"There is no suite {self.suite!r}: choose {', '.join(SUITES)}.")
         # one order, so that "i2t,t2i" and "t2i,i2t" are the same run
@@ -153,7 +159,7 @@ class Settings:
         }
         settings = replace(self, **defaults)
         for scale in (settings.scale_text, settings.scale_image, *self.sweep_scale):
-            number("scale", scale)
+            number("scale", scale, 0, 100)
         for sampler in (self.sampler, *self.sweep_sampler):
             if sampler not in SAMPLERS:
                 raise ValueError(f"sampler is {sampler!r}: choose {', '.join(SAMPLERS)}.")

@@ -115,7 +115,9 @@ def test_bad_queries(vd, photos, index):
         ({"texts": ("star", 0)}, "give one above 0"),
         ({"texts": ("star", float("nan"))}, "a weight is nan"),
         ({"images": photos / "bad.jpg"}, "not a picture"),
+        ({"texts": ("star", 1e300)}, "a weight is 1e\\+300: give a number from 0 to 1000"),
         ({"texts": "star", "k": 0}, "k is 0"),
+        ({"texts": "star", "k": 10**12}, "k is 1000000000000: give a whole number from 1"),
         ({"texts": "star", "library": "annoy"}, "choose auto, exact, usearch"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -324,6 +324,22 @@ def test_options_of_other_suites_are_refused(words, message, tmp_path, monkeypat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--n", 10**8], "n is 100000000: give a whole number from 1 to 1000000."),
+        (["--search-n", 10**6], "search_n is 1000000: give a whole number from 1 to 10000."),
+        (["--batch", 10**9], "batch is 1000000000: give a whole number from 1 to 4096."),
+        (["--seed", 2**64], f"seed is {2**64}: give a whole number from 0 to {2**63 - 1}."),
+        (["--caption-candidates", 10**6], "caption_candidates is 1000000: give a whole number"),
+    ],
+)
+def test_numbers_have_an_upper_end(words, message, tmp_path, capsys):
+    assert main(["evaluate", "--out", str(tmp_path / "out"), *map(str, words)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_command_line_refuses_nonsense(capsys):
     with pytest.raises(SystemExit):
         arguments("--sweep-scale", "1,two")

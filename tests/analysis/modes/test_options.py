@@ -64,6 +64,7 @@ def test_values_of_any_type_are_the_same(kind, value, result):
         (whole(1, 10), "3", "x is '3': give a whole number"),
         (real(0, 1), float("nan"), "x is nan: give a number from 0 to 1"),
         (real(0, 1), 1e400, "x is inf"),
+        (real(0, 1), 10**400, r"x is 10000.*\.\.\.: give a number from 0 to 1"),
         (several(real()), [], "x has 0 values: give at least one"),
         (several(real()), [0.5, 2], "x is 2: give a number"),
         (several(real()), "half", "x is 'half'"),
@@ -177,3 +178,10 @@ def test_a_mode_is_a_function_and_all_follows():
             trial.job("model", "a", much=4)
     finally:
         del MODES["trial"]
+
+
+def test_a_number_of_thousands_of_digits_is_one_sentence():
+    """pytest cannot write it down as a parameter, and Python in no sentence."""
+    for kind, what in ((whole(1, 10), "a whole number from 1"), (real(), "a number from 0")):
+        with pytest.raises(ValueError, match=f"x is a number of thousands of digits: give {what}"):
+            kind.check("x", 10**5000)
