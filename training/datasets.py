@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def open_data(
         side, fit, mirror, filters: of pictures of a folder, and `outside` (see `training.folders`).
 
     Raises:
-        ValueError: no such data.
+        ValueError: no such data, or a model of our own sizes cannot make pictures of that side.
     """
     if name == "scenes":
         return Data(VD_MINI, _Scenes(runs, scenes, cached))
@@ -59,10 +59,12 @@ def open_data(
         raise ValueError(
             f"There is no data {name!r}: give {', '.join(NAMED)} or a folder of captioned pictures."
         )
-    side = side or VD_EMOJI.image_size
+    spec = replace(VD_EMOJI, image_size=side or VD_EMOJI.image_size)
     left = Path(runs) / "left-out.jsonl"
-    pair = folders.folder(Path(name), side, how=fit, mirror=mirror, left_out=left, **filters)
-    return Data(VD_EMOJI, lambda stage: pair)
+    pair = folders.folder(
+        Path(name), spec.image_size, how=fit, mirror=mirror, left_out=left, **filters
+    )
+    return Data(spec, lambda stage: pair)
 
 
 class _Scenes:

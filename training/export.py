@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from training.stage import Stage
 
 
-def current_spec(folder: Path, otherwise: ModelSpec) -> ModelSpec:
+def current_spec(folder: Path, otherwise: ModelSpec | None) -> ModelSpec | None:
     """The spec in a model folder's `config.json`, or another where there is none yet."""
     path = Path(folder) / "config.json"
     return ModelSpec.from_dict(json.loads(path.read_text())) if path.exists() else otherwise

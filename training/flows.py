@@ -136,13 +136,7 @@ class FlowsStage(Stage):
             raise ValueError(f"No flow has a share: give at least one of {', '.join(FLOWS)}.")
         columns = new_columns(vd.spec)
         self.modules = nn.ModuleDict({name: columns[name] for name in parts_of(self.options)})
-        for name in self.options.frozen:
-            if name not in self.modules:
-                raise ValueError(
-                    f"There is no parameter group {name!r} to freeze: choose from "
-                    f"{', '.join(self.modules)}."
-                )
-            self.modules[name].requires_grad_(False)
+        freeze(self.modules, self.options.frozen)
         self.vd = VersatileDiffusion(vd.spec, dict(self.modules))
         self.base: dict[str, Any] = {}
         self.nulls = {}
@@ -183,7 +177,7 @@ class FlowsStage(Stage):
 
     def gradient_scales(self) -> dict[str, float]:
         """Factor on the gradients of each parameter group."""
-        return self.options.scales
+        return {n: scale for n, scale in self.options.scales.items() if n in self.modules}
 
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Sum of the flows' noise-prediction errors."""
@@ -298,6 +292,21 @@ class FlowsStage(Stage):
         with alone(self.out):
             save_adapters(self.adapter, self.modules, self.out)
             record(self, measured, seconds)
+
+
+def freeze(modules: nn.ModuleDict, names: tuple[str, ...]) -> None:
+    """Have some parameter groups keep the weights they have.
+
+    Raises:
+        ValueError: there is no such group, or nothing is left to be trained.
+    """
+    if not {*names} < {*modules}:
+        raise ValueError(
+            f"There is no freezing {', '.join(names)}: choose parameter groups from "
+            f"{', '.join(modules)}, but not all of them."
+        )
+    for name in names:
+        modules[name].requires_grad_(False)
 
 
 def parts_of(options: FlowOptions) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from lib.config import FLOWS, ModelSpec
 from lib.model import Context, VersatileDiffusion
 from lib.specs import VD_EMOJI, VD_FOUR_FLOW_V1_0, VD_MINI
 from training import memory
+from training.datasets import NAMED
 from training.export import current_spec
-from training.flows import FlowOptions, parts_of
+from training.flows import FlowOptions, freeze, parts_of
 from training.lora import adapt
 from training.recipes import chosen
 from training.stage import Recipe, native_bf16
@@ -75,10 +77,13 @@ def _spec(args: argparse.Namespace) -> ModelSpec:
     fresh = VD_MINI if args.data == "scenes" else VD_EMOJI
     known = {s.name: s for s in (VD_MINI, VD_EMOJI, VD_FOUR_FLOW_V1_0)}
     if args.init in known:
-        return known[args.init]
-    if args.init is not None and (Path(args.init) / "config.json").exists():
-        return current_spec(Path(args.init), fresh)
-    return current_spec(args.out, fresh)
+        spec = known[args.init]
+    elif args.init is not None and (Path(args.init) / "config.json").exists():
+        spec = current_spec(Path(args.init), fresh)
+    else:
+        spec = current_spec(args.out, fresh)
+    own = args.side and args.data not in NAMED
+    return replace(spec, image_size=args.side) if own else spec
 
 
 def _parts(
@@ -121,8 +126,7 @@ def _parts(
         lengths = {"image": vision.tokens, "text": spec.clip.text.positions}
         samples = sum(round(recipe.batch * share) for share in options.share.values())
         of = 10  # shares are tenths of the batch
-        for name in options.frozen:
-            modules[name].requires_grad_(False)
+        freeze(modules, options.frozen)
         if options.lora is not None:
             adapt(vd, options.lora, options.lora_layers, recipe.seed)
 

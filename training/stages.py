@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from data.scenes.judge import JUDGE_FOLDER as OF_SCENES
 from lib.checkpoints import load, save
 from lib.checkpoints.parts import own_file
 from lib.config import COMPONENTS
+from lib.devices import choose_device
 from lib.files import alone
 from lib.model import VersatileDiffusion
 from training import autoencoder, classifier, clip, flows, judge, optimus, parallel
@@ -42,16 +44,16 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
     if args.track and len(args.track) > 2:
         raise ValueError(f"--track has {len(args.track)} words: give a tracker, and a folder.")
     preset = chosen(args, name)
-    args.device = parallel.start(args.device)
-    side = args.side
-    if side is None and _is_model(args.init):
-        side = load(args.init, device="cpu").spec.image_size
+    args.device = parallel.start(str(choose_device(args.device)))
+    there = load(args.init, device="cpu").spec if _is_model(args.init) else None
+    if args.lora is None:
+        there = current_spec(args.out, there)
     data = open_data(
         args.data,
         args.runs,
         scenes=args.scenes,
         cached=args.cached,
-        side=side,
+        side=args.side or (there and there.image_size),
         fit=args.fit,
         mirror=args.mirror,
         min_side=args.min_side,
@@ -116,8 +118,11 @@ def warm_start(stage: Stage, source: Path | str) -> None:
     Raises:
         ValueError: the source holds nothing of this stage, or of other sizes.
     """
-    if str(source).endswith(".pt") and Path(source).is_file():
-        held = torch.load(source, weights_only=True, map_location="cpu")
+    if str(source).endswith(".pt"):
+        try:
+            held = torch.load(source, weights_only=True, map_location="cpu")
+        except Exception as error:  # torch and pickle raise whatever the bytes lead them to
+            raise ValueError(f"{source} is no checkpoint of a run here ({error!r}).") from error
         weights = held.get("modules", {}) if isinstance(held, dict) else {}
         names = [n for n in stage.modules if any(key.startswith(f"{n}.") for key in weights)]
         parts = {
@@ -156,11 +161,18 @@ def make(name: str, args: argparse.Namespace, data: Data, preset: Preset, recipe
     fresh, kept = data.spec, None
     if _is_model(args.init):
         vd = load(args.init, device="cpu", dtype=torch.float32)
-        fresh, kept = vd.spec, vd.tokenizers.source
+        fresh = replace(vd.spec, image_size=data.spec.image_size)
+        kept = vd.tokenizers.source
     if preset.options.lora is not None:
         return _flows(args.init, samples, validation, args, recipe, preset, args.out / "lora")
     words, _ = data.samples("clip")
-    spec, tokenizers = vocabulary(current_spec(args.out, fresh), words, args.out, kept)
+    fresh = current_spec(args.out, fresh)
+    if fresh.image_size != data.spec.image_size:
+        raise ValueError(
+            f"{args.out} is a model of pictures of {fresh.image_size} pixels a side, these have "
+            f"{data.spec.image_size}: give another --out, and what it begins from as --init."
+        )
+    spec, tokenizers = vocabulary(fresh, words, args.out, kept)
     settle(args.out, spec)
     if name == "autoencoder":
         return autoencoder.AutoencoderStage(spec, samples, validation, args.out, recipe)
@@ -174,7 +186,7 @@ def make(name: str, args: argparse.Namespace, data: Data, preset: Preset, recipe
         return clip.ClipStage(*parts, views, known)
     if name == "optimus":
         return optimus.OptimusStage(spec, tokenizers, samples, validation, args.out, recipe)
-    if fresh is not data.spec:
+    if _is_model(args.init):
         complete(args.out, args.init, args.max_file)
     return _flows(args.out, samples, validation, args, recipe, preset, args.out)
 

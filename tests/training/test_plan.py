@@ -113,6 +113,20 @@ def test_the_released_model_is_planned_on_meta(asked):
     assert wanted > 2e9
 
 
+def test_pictures_of_ones_own_are_of_the_side_that_is_asked_for(asked):
+    operations = [
+        float(asked("autoencoder", "--data", "mine", *side).split("time: ")[1].split()[0])
+        for side in ((), ("--side", "128"))
+    ]
+    assert operations[1] == pytest.approx(4 * operations[0], rel=0.2)  # but for its attention
+
+
+def test_what_cannot_be_frozen_is_one_sentence(asked):
+    for wrong in (["text_data"], ["time_embed", "image_data", "text_context"]):
+        with pytest.raises(ValueError, match="choose parameter groups from time_embed"):
+            asked("flows", "--flows", "t2i", "--freeze", *wrong)
+
+
 def test_operations_are_those_of_the_layers(asked, monkeypatch):
     """Convolutions by hand: twice the weights at each position, three times that for training."""
     told = asked("autoencoder", "--steps", "1", "--batch", "1")

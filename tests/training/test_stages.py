@@ -202,16 +202,18 @@ def test_an_answer_is_in_the_language_of_its_caption_or_of_the_word_that_asks():
 
 def test_a_subset_of_flows_needs_and_trains_only_its_parts(vd, scenes, tmp_path):
     encoders = encoders_of(*worldly(vd, scenes, tmp_path))
-    options = FlowOptions(share={"t2i": 1.0}, frozen=("text_context",))
+    scales = {"text_data": 0.2, "time_embed": 0.1}
+    options = FlowOptions(share={"t2i": 1.0}, frozen=("text_context",), scales=scales)
     assert encoders_for(options) == ("image_encoder", "clip_text")
     cache = build(encoders, scenes, tmp_path, encoders_for(options))
     assert cache.image_tokens is None and cache.text_latents is None
     stage = FlowsStage(encoders, cache, cache, tmp_path, RECIPE, options)
     assert set(stage.modules) == {"time_embed", "image_data", "text_context"}
+    assert stage.gradient_scales() == {"time_embed": 0.1}
     stage.loss(0, generator(0, 0))[0].backward()
     assert all(p.grad is None for p in stage.modules["text_context"].parameters())
     assert any(p.grad is not None for p in stage.modules["image_data"].parameters())
-    with pytest.raises(ValueError, match="no parameter group 'text_data' to freeze"):
+    with pytest.raises(ValueError, match="no freezing text_data: choose"):
         FlowsStage(
             encoders, cache, cache, tmp_path, RECIPE, replace(options, frozen=("text_data",))
         )
@@ -394,6 +396,30 @@ def test_finished_weights_lie_in_files_of_the_size_that_is_asked_for(quick, monk
         assert torch.equal(stored, value.half().float())
     complete(out, str(out), 1)  # nothing is lacking
     assert sorted(out.glob("*.safetensors")) == files
+
+
+def test_a_model_makes_pictures_of_the_side_that_it_was_trained_on(quick, tmp_path, capsys):
+    arguments, out = quick
+    assert main(["autoencoder", *arguments, "--side", "32"]) == 0
+    assert current_spec(out, None).image_size == 32
+    assert main(["autoencoder", *arguments]) == 0  # that of the folder, from now on
+    assert main(["autoencoder", *arguments, "--side", "64"]) == 2
+    assert "is a model of pictures of 32 pixels a side, these have 64" in capsys.readouterr().err
+    more = [*arguments[:2], "--runs", str(tmp_path / "more"), "--out", str(tmp_path / "larger")]
+    assert main(["autoencoder", *more, "--init", str(out), "--side", "64"]) == 0
+    assert current_spec(tmp_path / "larger", None).image_size == 64
+    assert main(["autoencoder", *more, "--side", "63"]) == 2
+    assert "63, which own cannot make" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("held", [None, b"no checkpoint"])
+def test_a_checkpoint_that_is_none_is_one_sentence(quick, tmp_path, capsys, held):
+    arguments, _ = quick
+    path = tmp_path / "first.pt"
+    if held:
+        path.write_bytes(held)
+    assert main(["optimus", *arguments, "--init", str(path)]) == 2
+    assert f"error: {path} is no checkpoint of a run here" in capsys.readouterr().err
 
 
 def test_flows_go_on_from_a_model_into_one_with_all_that_they_need(quick, tmp_path, capsys):
