@@ -16,9 +16,11 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 from lib.__main__ import Parser, status_of
+from lib.checks import number, whole_number
 
 STAGES = ("classifier", "autoencoder", "clip", "optimus", "flows")
 FLOWS = ("t2i", "i2i", "i2t", "t2t")
@@ -73,48 +75,56 @@ def _parser() -> argparse.ArgumentParser:
     add("--judge", type=Path, help="the classifier's folder (default: that of the data)")
     add("--dry-run", action="store_true", help="say what it would take, load and train nothing")
     add("--steps", type=_positive, help="optimizer steps instead of the recipe's")
-    add("--batch", type=_positive, help="batch size instead of the recipe's")
-    add("--accumulate", type=_positive, help="batches whose gradients make one step")
-    add("--lr", type=_rate, help="peak learning rate instead of the recipe's")
+    add("--batch", type=partial(_positive, most=10**5), help="batch size instead of the recipe's")
+    what = "batches whose gradients make one step"
+    add("--accumulate", type=partial(_positive, most=10**4), help=what)
+    rate = partial(_real, low=1e-12, high=1)
+    add("--lr", type=rate, help="peak learning rate instead of the recipe's")
+    add("--optimizer", choices=("adamw", "muon"), help="instead of the recipe's")
     add("--flows", nargs="+", choices=FLOWS, help="train these only")
     add("--freeze", nargs="+", choices=GROUPS, help="parts of the diffuser that stay as they are")
-    add("--lora", type=_positive, metavar="RANK", help="train adapters of that rank, not weights")
+    what, rank = "train adapters of that rank, not weights", partial(_positive, most=4096)
+    add("--lora", type=rank, metavar="RANK", help=what)
     add("--lora-layers", choices=("cross", "attention"), default="cross", help="what is adapted")
-    add("--min-snr", type=float, metavar="GAMMA", help="weigh timesteps by min(SNR, GAMMA) / SNR")
+    what, gamma = "weigh timesteps by min(SNR, GAMMA) / SNR", partial(_real, low=1e-3, high=1e6)
+    add("--min-snr", type=gamma, metavar="GAMMA", help=what)
     add("--teacher", action="store_true", help="CLIP learns from a network's frozen features, too")
-    add("--scenes", type=_positive, default=80_000, help="scenes in the pool")
+    add("--scenes", type=partial(_positive, most=10**7), default=80_000, help="scenes in the pool")
     add("--cached", type=_positive, default=48_000, help="scenes encoded for the flows")
     add("--side", type=_positive, help="pixels a side of pictures of your own")
     add("--outside", action="store_true", help="lists may name pictures outside of their folder")
     add("--fit", default="crop", choices=("squeeze", "crop", "pad"), help="of other shapes")
     add("--mirror", action="store_true", help="captions of your own name no sides")
     add("--min-side", type=_positive, default=1, help="originals at least so large, in pixels")
-    add("--max-watermark", type=float, default=1.0, help="probability that img2dataset noted")
+    what, share = "probability that img2dataset noted", partial(_real, low=0, high=1)
+    add("--max-watermark", type=share, default=1.0, help=what)
     add("--clean", action="store_true", help="clean captions: addresses, markup, brackets")
     add("--checkpoint-activations", action="store_true", help="less memory, a third more time")
     add("--shard", action="store_true", help="divide the diffuser over the processes (FSDP)")
     add("--track", nargs="+", metavar=("TRACKER", "DIR"), help="accelerate's, such as tensorboard")
-    add("--threads", type=_positive, help="CPU threads (all cores by default)")
+    add("--threads", type=partial(_positive, most=1024), help="CPU threads (default: all cores)")
     add("--device", default="cpu", help="cpu, cuda or mps")
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: give a positive whole number")
-    return value
+def _positive(text: str, most: int = 10**9) -> int:
+    try:
+        return whole_number("it", int(text), 1, most)
+    except ValueError:
+        what = f"{text[:40]!r}: give a whole number from 1 to {most}"
+        raise argparse.ArgumentTypeError(what) from None
 
 
 def _megabytes(text: str) -> int:
-    return _positive(text) * 1_000_000
+    return _positive(text, 10**6) * 1_000_000
 
 
-def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a rate between 0 and 1")
-    return value
+def _real(text: str, low: float, high: float) -> float:
+    try:
+        return number("it", float(text), low, high)
+    except ValueError:
+        what = f"{text[:40]!r}: give a number from {low:g} to {high:g}"
+        raise argparse.ArgumentTypeError(what) from None
 
 
 if __name__ == "__main__":

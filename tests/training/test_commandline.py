@@ -18,12 +18,29 @@ def test_flows_before_their_encoders_are_one_sentence(tmp_path, capsys, monkeypa
     assert str(out) in error
 
 
-@pytest.mark.parametrize("wrong", [["sleep"], ["flows", "--steps", "0"], ["flows", "--steps", "x"]])
-def test_wrong_arguments_are_refused(wrong, capsys):
+@pytest.mark.parametrize(
+    ("wrong", "allowed"),
+    [
+        (["sleep"], "choose from"),
+        (["flows", "--steps", "0"], "'0': give a whole number from 1 to 1000000000"),
+        (["flows", "--steps", "x"], "'x': give a whole number"),
+        (["flows", "--steps", "9" * 5000], "give a whole number from 1 to 1000000000"),
+        (["flows", "--threads", "100000"], "give a whole number from 1 to 1024"),
+        (["flows", "--batch", "1000000000000"], "give a whole number from 1 to 100000"),
+        (["clip", "--max-file", "0"], "'0': give a whole number from 1 to 1000000"),
+        (["flows", "--lora", "100000"], "give a whole number from 1 to 4096"),
+        (["flows", "--lr", "nan"], "'nan': give a number from 1e-12 to 1"),
+        (["flows", "--min-snr", "-5"], "'-5': give a number from 0.001 to 1e+06"),
+        (["flows", "--min-snr", "1e400"], "'1e400': give a number from"),
+        (["clip", "--max-watermark", "inf"], "'inf': give a number from 0 to 1"),
+    ],
+)
+def test_wrong_arguments_are_refused(wrong, allowed, capsys):
     with pytest.raises(SystemExit) as stop:
         main(wrong)
     assert stop.value.code == 2
-    assert wrong[-1] in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert wrong[-1][:40] in error and allowed in error and len(error) < 250
 
 
 @pytest.mark.parametrize(
@@ -64,6 +81,6 @@ def test_lists_lead_out_of_their_folder_only_if_that_is_allowed(options, tmp_pat
         "training.stages._run", lambda name, args, data, *_: seen.append(data) or {}
     )
     runs = tmp_path / "runs"
-    main(["clip", "--data", str(folder), "--runs", str(runs), "--side", "8", *options])
+    main(["clip", "--data", str(folder), "--runs", str(runs), "--side", "64", *options])
     entries = [entry for part in seen[0].samples("clip") for entry in part.entries]
     assert sorted(entry.captions[0] for entry in entries) == sorted(names if options else names[:2])
