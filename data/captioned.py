@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -164,23 +164,6 @@ def _there(path: Path) -> str:
     ]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"; there are {'; '.join(names[:_NAMED])}{more}" if names else ""
-
-
-def split(
-    folder: CaptionedFolder, share: float, seed: int
-) -> tuple[CaptionedFolder, CaptionedFolder]:
-    """A folder's pictures in two parts by chance: most of them, and a share, at least one.
-
-    Raises:
-        ValueError: there is only one.
-    """
-    n = len(folder.entries)
-    if n < 2:
-        raise ValueError(f"{shown(folder.path)} holds one captioned picture: give at least two.")
-    order = np.random.default_rng(seed).permutation(n)
-    held = max(1, round(share * n))
-    most, few = (tuple(folder.entries[i] for i in part) for part in (order[held:], order[:held]))
-    return replace(folder, entries=most), replace(folder, entries=few, skipped=())
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from copy import copy
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,14 +28,14 @@ from data.captioned import CaptionedFolder, Entry, add_to_digest, open_entry, op
 from data.cleaning import clean_caption
 from data.folders import Skipped, count_and_name, shown
 from lib.checks import number, whole_number
-from lib.files import write_atomic
+from lib.files import alone, replacing, write_atomic
 from lib.images import FITS, fit, to_tensor
 
 log = logging.getLogger(__name__)
 
 MIRRORED = 0.5
-MEMORY = 2**30
-"""Bytes of pictures that are kept; further ones are opened again each time."""
+KEPT = 2**32
+"""Bytes of pictures that are kept on the disk; further ones are opened again each time."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,9 @@ class CaptionedSamples:
     """A captioned folder by number (`data.samples.Samples`).
 
     Every picture is opened once at the start, so what is broken or filtered is known before
-    training; up to `MEMORY` bytes of pictures are kept at the size that is trained on.
+    training. Up to `KEPT` bytes of pictures are kept at the size that is trained on, in a file that
+    is mapped into memory: all processes, and all who open the same files in the same way later,
+    share it.
 
     Args:
         folder: as `read_captioned` finds it.
@@ -127,6 +132,7 @@ class CaptionedSamples:
         mirror: half of the pictures are mirrored, anew each time; where captions name no sides.
         min_side, max_watermark, clean: as for `iterate`.
         left_out: a file that gets what was left out, a line of JSON each.
+        kept: the folder where pictures are kept; None: as long as these samples.
         progress: show a bar on stderr.
 
     Raises:
@@ -148,6 +154,7 @@ class CaptionedSamples:
         max_watermark: float = 1.0,
         clean: bool = False,
         left_out: Path | None = None,
+        kept: Path | None = None,
         progress: bool = False,
     ) -> None:
         if fit not in FITS:
@@ -159,21 +166,26 @@ class CaptionedSamples:
             "max_watermark": number("max_watermark", max_watermark, 0, 1),
             "clean": clean,
         }
-        self.entries: list[Entry] = []
         self.skipped = list(folder.skipped)
-        self._kept: list[np.ndarray] = []
-        digest, room = hashlib.sha256(), MEMORY
         entries = enumerate(folder.entries)
-        if clean:
-            entries = _cleaned(entries, self.skipped)
-        bar = tqdm(entries, "pictures", len(folder.entries), disable=not progress, unit="picture")
-        for picture in opened(bar, self.skipped, min_side, max_watermark):
-            self.entries.append(picture.entry)
-            add_to_digest(digest, picture)
-            if room > 0:
-                self._kept.append(self._sized(picture.image))
-                room -= self._kept[-1].nbytes
-        self.digest = digest.hexdigest()[:16]
+        rows = dict(_cleaned(entries, self.skipped) if clean else entries)
+        if kept is None:
+            self._while = TemporaryDirectory(prefix="pictures-", ignore_cleanup_errors=True)
+            kept = Path(self._while.name)
+        path = kept / f"pictures-{self._name(rows)}.json"
+        with alone(path):
+            if not path.exists():
+                bar = tqdm(rows.items(), "pictures", disable=not progress, unit="picture")
+                self._open(bar, path)
+        about = json.loads(path.read_text(encoding="utf-8"))
+        self.entries = [rows[row] for row in about["rows"]]
+        self.skipped += [Skipped(*item) for item in about["skipped"]]
+        self.digest, self._part, self._opened_for = about["digest"], {}, jitter
+        self._places = np.arange(len(self))
+        self._shapes = np.array(about["shapes"], np.int64).reshape(-1, 3)
+        self._ends = self._shapes.prod(1).cumsum()
+        if len(self._ends):
+            self._pixels = np.memmap(path.with_suffix(".bin"), np.uint8, "r")
         if not self.entries:
             raise ValueError(
                 f"No captioned picture of {shown(folder.path)} is left "
@@ -185,6 +197,56 @@ class CaptionedSamples:
             rows = ({"name": item.name, "why": item.why} for item in self.skipped)
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             write_atomic(left_out, text)
+
+    def _name(self, rows: Mapping[int, Entry]) -> str:
+        """Changes with what is asked for, what lists say, and files' sizes and times."""
+        digest = hashlib.sha256(repr((self.side, self.fit, self.jitter, self.filters)).encode())
+        states: dict[Path, tuple[int, int]] = {}
+        for row, entry in rows.items():
+            if entry.path not in states:
+                with suppress(OSError):  # what is gone is named when it is opened
+                    state = entry.path.stat()
+                    states[entry.path] = state.st_size, state.st_mtime_ns
+            digest.update(repr((row, replace(entry, path=states.get(entry.path)))).encode())
+        return digest.hexdigest()[:16]
+
+    def _open(self, entries: Iterable[tuple[int, Entry]], path: Path) -> None:
+        """Open all pictures, keep them beside a file that says which are good, and why others not.
+
+        Pixels are kept one picture after the other.
+        """
+        digest, skipped, rows, shapes, room = hashlib.sha256(), [], [], [], KEPT
+        limits = self.filters["min_side"], self.filters["max_watermark"]
+        with replacing() as temporary:
+            with temporary(path.with_suffix(".bin")).open("wb") as file:
+                for picture in opened(entries, skipped, *limits):
+                    rows.append(picture.position)
+                    add_to_digest(digest, picture)
+                    if room > 0:
+                        pixels = self._sized(picture.image)
+                        file.write(pixels.tobytes())
+                        shapes.append(pixels.shape)
+                        room -= pixels.nbytes
+            about = {"digest": digest.hexdigest()[:16], "rows": rows, "shapes": shapes}
+            about["skipped"] = [astuple(item) for item in skipped]
+            temporary(path).write_text(json.dumps(about), encoding="utf-8")
+
+    def split(self, share: float, seed: int) -> tuple[CaptionedSamples, CaptionedSamples]:
+        """Most of them, and a share by chance, at least one, which is always shown the same.
+
+        Raises:
+            ValueError: there is only one.
+        """
+        if len(self) < 2:
+            raise ValueError(f"There is one good picture, {self.key(0)}: give at least two.")
+        order = np.random.default_rng(seed).permutation(len(self))
+        held = max(1, round(share * len(self)))
+        parts = copy(self), copy(self)
+        for part, rows in zip(parts, (order[held:], order[:held]), strict=True):
+            part.entries = [self.entries[row] for row in rows]
+            part._places, part._part = self._places[rows], {"held_out": [held, seed]}
+        parts[1].jitter = parts[1].mirror = False
+        return parts
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -203,6 +265,7 @@ class CaptionedSamples:
             "jitter": self.jitter,
             "mirror": self.mirror,
             **self.filters,
+            **self._part,
         }
 
     def pictures(self, indices: Sequence[int], rng: np.random.Generator) -> Tensor:
@@ -241,8 +304,12 @@ class CaptionedSamples:
         return np.asarray(image)
 
     def _square(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        kept = index < len(self._kept)
-        pixels = self._kept[index] if kept else self._sized(open_entry(self.entries[index]))
+        place = self._places[index]
+        if place < len(self._ends) and (self.fit != "crop" or self.jitter == self._opened_for):
+            shape, end = self._shapes[place], self._ends[place]
+            pixels = self._pixels[end - shape.prod() : end].reshape(shape)
+        else:
+            pixels = self._sized(open_entry(self.entries[index]))
         top, left = (
             int(rng.integers(edge - self.side + 1)) if edge > self.side else 0
             for edge in pixels.shape[:2]

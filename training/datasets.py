@@ -37,6 +37,7 @@ def open_data(
     side: int | None = None,
     fit: str = "crop",
     mirror: bool = False,
+    exchanged: float = 0.0,
     **filters: Any,
 ) -> Data:
     """The data of a name or of a path.
@@ -46,13 +47,17 @@ def open_data(
         runs: where renders are kept.
         scenes: size of the pool of "scenes".
         cached: how many of them are encoded for the flows.
+        exchanged: share of captions of "scenes" whose words are exchanged, for texts alone.
         side, fit, mirror, filters: of pictures of a folder, and `outside` (see `training.folders`).
 
     Raises:
-        ValueError: no such data, or a model of our own sizes cannot make pictures of that side.
+        ValueError: no such data, words of others than "scenes" are to be exchanged, or a model of
+            our own sizes cannot make pictures of that side.
     """
     if name == "scenes":
-        return Data(VD_MINI, _Scenes(runs, scenes, cached))
+        return Data(VD_MINI, _Scenes(runs, scenes, cached, exchanged))
+    if exchanged:
+        raise ValueError("Words are exchanged in captions of scenes only: leave out --exchanged.")
     if name == "emoji":
         return Data(VD_EMOJI, _emoji)
     if not Path(name).exists():
@@ -60,24 +65,25 @@ def open_data(
             f"There is no data {name!r}: give {', '.join(NAMED)} or a folder of captioned pictures."
         )
     spec = replace(VD_EMOJI, image_size=side or VD_EMOJI.image_size)
-    left = Path(runs) / "left-out.jsonl"
-    pair = folders.folder(
-        Path(name), spec.image_size, how=fit, mirror=mirror, left_out=left, **filters
-    )
+    places = {"left_out": Path(runs) / "left-out.jsonl", "kept": Path(runs) / "cache"}
+    how = {"how": fit, "mirror": mirror, **places, **filters}
+    pair = folders.folder(Path(name), spec.image_size, **how)
     return Data(spec, lambda stage: pair)
 
 
 class _Scenes:
-    def __init__(self, runs: Path, n: int, cached: int) -> None:
-        self.runs, self.n, self.cached = runs, n, cached
+    def __init__(self, runs: Path, n: int, cached: int, exchanged: float) -> None:
+        self.runs, self.n, self.cached, self.exchanged = runs, n, cached, exchanged
 
     def __call__(self, stage: str) -> tuple[Samples, Samples]:
-        from data.scenes.samples import SceneSamples, pool, validation
+        from data.scenes.samples import pool, validation
 
         whole = pool(self.runs, self.n)
         if stage == "flows":
             few = min(self.cached, self.n)
-            whole = SceneSamples(whole.scenes[:few], whole.images[:few], whole.seed)
+            whole = replace(whole, scenes=whole.scenes[:few], images=whole.images[:few])
+        if stage in ("optimus", "flows"):
+            whole = replace(whole, exchanged=self.exchanged)
         return whole, validation(1000)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data.captioned import read_captioned, split
+from data.captioned import read_captioned
 from data.captioned_samples import CaptionedSamples
 
 HELD_OUT = 0.05  # of the pictures are measured on instead, at least one
@@ -17,7 +17,6 @@ def folder(
     seed: int = 0,
     how: str = "crop",
     mirror: bool = False,
-    left_out: Path | None = None,
     outside: bool = False,
     **filters: Any,
 ) -> tuple[CaptionedSamples, CaptionedSamples]:
@@ -27,15 +26,11 @@ def folder(
         path: of it.
         side, how, mirror: see `CaptionedSamples`.
         seed: of the choice of the held-out ones.
-        left_out: a file that names what was left out, and why.
         outside: see `read_captioned`.
-        filters: see `CaptionedSamples`, too.
+        filters: where pictures are kept, what is left out: see `CaptionedSamples`, too.
 
     Raises:
         ValueError: fewer than two pictures with captions, or none that can be opened.
     """
-    train, held_out = split(read_captioned(path, outside=outside), HELD_OUT, seed)
-    return (
-        CaptionedSamples(train, side, how, mirror=mirror, left_out=left_out, **filters),
-        CaptionedSamples(held_out, side, how, jitter=False, **filters),
-    )
+    found = read_captioned(path, outside=outside)
+    return CaptionedSamples(found, side, how, mirror=mirror, **filters).split(HELD_OUT, seed)

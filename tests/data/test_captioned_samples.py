@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from data import captioned_samples
-from data.captioned import read_captioned, split
+from data.captioned import Entry, read_captioned
 from data.captioned_samples import CaptionedSamples, iterate
 from data.samples import Samples, key_of
 from lib.images import FITS, fit, to_tensor
@@ -202,23 +202,59 @@ def test_mirrored_pictures(folder):
 
 
 def test_a_share_is_held_out(shards):
-    most, few = split(shards, 0.2, 0)
-    assert len(few.entries) == 4 and not few.skipped and most.skipped == shards.skipped
-    assert sorted(keys(iterate(most)) + keys(iterate(few))) == sorted(GOOD)
-    assert split(shards, 0.2, 0) == (most, few) != split(shards, 0.2, 1)
-    assert len(split(shards, 0.001, 0)[1].entries) == 1
+    """Of the good ones: that some are broken never leaves nothing to measure on."""
+    samples = CaptionedSamples(shards, 12)
+    most, few = samples.split(0.2, 0)
+    assert (len(most), len(few)) == (15, 4)
+    names = [[part.key(i) for i in range(len(part))] for part in (most, few)]
+    assert sorted(names[0] + names[1]) == sorted(GOOD)
+    again, other = samples.split(0.2, 0)[1], samples.split(0.2, 1)[1]
+    assert again.identity() == few.identity() != other.identity()
+    assert again.entries == few.entries != other.entries
+    assert most.identity() != few.identity() and not few.mirror and not few.jitter
+    assert len(samples.split(0.001, 0)[1]) == 1
+    centred = CaptionedSamples(shards, 12, jitter=False)
+    rows = [[samples.key(i) for i in range(19)].index(name) for name in names[1]]
+    assert torch.equal(few.pictures(range(4), stream()), centred.pictures(rows, stream()))
+    one = CaptionedSamples(replace(shards, entries=shards.entries[:1]), 12)
     with pytest.raises(ValueError, match="at least two"):
-        split(replace(shards, entries=shards.entries[:1]), 0.5, 0)
+        one.split(0.5, 0)
 
 
 @pytest.mark.parametrize("jitter", [True, False])
-def test_pictures_that_memory_does_not_hold_are_the_same(folder, monkeypatch, jitter):
-    kept = CaptionedSamples(folder, 16, jitter=jitter)
-    monkeypatch.setattr(captioned_samples, "MEMORY", 2000)
-    opened = CaptionedSamples(folder, 16, jitter=jitter)
-    assert len(opened._kept) < 5 and len(kept._kept) == 5
-    assert torch.equal(kept.pictures(range(5), stream()), opened.pictures(range(5), stream()))
-    assert kept.identity() == opened.identity()
+@pytest.mark.parametrize("how", FITS)
+def test_pictures_that_are_not_kept_are_the_same(folder, monkeypatch, jitter, how):
+    kept = CaptionedSamples(folder, 16, how, jitter)
+    monkeypatch.setattr(captioned_samples, "KEPT", 2000)
+    read = CaptionedSamples(folder, 16, how, jitter)
+    monkeypatch.setattr(captioned_samples, "KEPT", 0)
+    none = CaptionedSamples(folder, 16, how, jitter)
+    assert len(none._ends) == 0 < len(read._ends) < 5 == len(kept._ends)
+    pictures = [samples.pictures(range(5), stream()) for samples in (kept, read, none)]
+    assert torch.equal(pictures[0], pictures[1]) and torch.equal(pictures[0], pictures[2])
+    assert kept.identity() == read.identity() == none.identity()
+
+
+def test_pictures_are_opened_once_for_all_who_ask_alike(folder, tmp_path, monkeypatch):
+    kept = tmp_path / "kept"
+    first = CaptionedSamples(folder, 16, kept=kept)
+    assert isinstance(first._pixels, np.memmap) and first._pixels.dtype == np.uint8
+    count, read = [], Entry.read
+    monkeypatch.setattr(Entry, "read", lambda entry: count.append(1) or read(entry))
+    second = CaptionedSamples(folder, 16, kept=kept)
+    assert torch.equal(second.pictures(range(5), stream()), first.pictures(range(5), stream()))
+    assert not count and second.identity() == first.identity()
+    assert second.skipped == first.skipped and second.skipped[-1].name == "9.png"
+    CaptionedSamples(folder, 16, mirror=True, kept=kept)  # which is done later
+    assert not count
+    for other in ({"side": 8}, {"fit": "pad"}, {"min_side": 10}, {"clean": True}):
+        CaptionedSamples(folder, **({"side": 16} | other), kept=kept)
+        assert count
+        count.clear()
+    put(folder.path, {"4.png": png(7)})
+    assert CaptionedSamples(folder, 16, kept=kept).identity() != first.identity()
+    (folder.path / "0.png").unlink()
+    assert len(CaptionedSamples(read_captioned(folder.path), 16, kept=kept)) == 4
 
 
 def test_what_is_left_out_is_counted_and_named_in_a_file(folder, tmp_path, caplog):
