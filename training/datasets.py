@@ -37,7 +37,6 @@ def open_data(
     side: int | None = None,
     fit: str = "crop",
     mirror: bool = False,
-    exchanged: float = 0.0,
     **filters: Any,
 ) -> Data:
     """The data of a name or of a path.
@@ -47,17 +46,13 @@ def open_data(
         runs: where renders are kept.
         scenes: size of the pool of "scenes".
         cached: how many of them are encoded for the flows.
-        exchanged: share of captions of "scenes" whose words are exchanged, for texts alone.
         side, fit, mirror, filters: of pictures of a folder, and `outside` (see `training.folders`).
 
     Raises:
-        ValueError: no such data, words of others than "scenes" are to be exchanged, or a model of
-            our own sizes cannot make pictures of that side.
+        ValueError: no such data, or a model of our own sizes cannot make pictures of that side.
     """
     if name == "scenes":
-        return Data(VD_MINI, _Scenes(runs, scenes, cached, exchanged))
-    if exchanged:
-        raise ValueError("Words are exchanged in captions of scenes only: leave out --exchanged.")
+        return Data(VD_MINI, _Scenes(runs, scenes, cached))
     if name == "emoji":
         return Data(VD_EMOJI, _emoji)
     if not Path(name).exists():
@@ -72,18 +67,16 @@ def open_data(
 
 
 class _Scenes:
-    def __init__(self, runs: Path, n: int, cached: int, exchanged: float) -> None:
-        self.runs, self.n, self.cached, self.exchanged = runs, n, cached, exchanged
+    def __init__(self, runs: Path, n: int, cached: int) -> None:
+        self.runs, self.n, self.cached = runs, n, cached
 
     def __call__(self, stage: str) -> tuple[Samples, Samples]:
-        from data.scenes.samples import pool, validation
+        from data.scenes.samples import SceneSamples, pool, validation
 
         whole = pool(self.runs, self.n)
         if stage == "flows":
             few = min(self.cached, self.n)
-            whole = replace(whole, scenes=whole.scenes[:few], images=whole.images[:few])
-        if stage in ("optimus", "flows"):
-            whole = replace(whole, exchanged=self.exchanged)
+            whole = SceneSamples(whole.scenes[:few], whole.images[:few], whole.seed)
         return whole, validation(1000)
 
 
