@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lib.files import printable, system_said
+from lib.files import NAMES, printable, system_said
 
 if TYPE_CHECKING:
     from lib.config import ModelSpec
@@ -64,7 +64,7 @@ def status_of(run: Callable[[], int], smaller: str = "", stopped: str = "interru
     except ValueError as error:
         return complain(f"error: {error}", 2)
     except OSError as error:
-        return complain(f"error: {system_said(error)}", 1)
+        return complain(f"error: {system_said(error)}", 2 if error.errno in NAMES else 1)
     except FloatingPointError as error:
         return complain(f"error: {error}", 1)
     except (MemoryError, RuntimeError) as error:

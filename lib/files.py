@@ -318,11 +318,17 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What the disk says that concerns every file, not only one."""
 
 
+NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
+"""What it says of a path that nobody can have meant."""
+
+
 def system_said(error: OSError) -> str:
     """What went wrong outside of this program, as one sentence without the system's number."""
     if error.errno is None:
         return str(error)
-    where = f" ({error.filename})" if error.filename else ""
+    name = str(error.filename or "")
+    name = name if len(name) <= 300 else f"{name[:200]}...{name[-50:]}"
+    where = f" ({name})" if name else ""
     if error.errno in DISK[:2]:
         return (
             f"No space is left on the disk{where}: free some, and give the same command again; "

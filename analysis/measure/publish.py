@@ -32,6 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.measure.protocol import SUITES
+from data.entries import parse_json
+from data.folders import LIST_BYTES, read_file
 from lib.config import COMPONENTS, ModelSpec
 from lib.files import write_atomic
 
@@ -245,10 +247,10 @@ def _suite(report: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(read_file(path, LIST_BYTES))
     except FileNotFoundError as error:
         raise ValueError(f"There is no {path}: give the path of a report.json.") from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}).") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} is damaged (not a JSON object).")

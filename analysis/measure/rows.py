@@ -26,6 +26,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.measure import processes
+from data.entries import parse_json
+from data.folders import LIST_BYTES, read_file
 from lib.files import write_atomic
 
 log = logging.getLogger(__name__)
@@ -126,10 +128,10 @@ def _read(folder: Path, n: int) -> tuple[dict[int, Row], float, str]:
     seconds, when = 0.0, ""
     for path in sorted(folder.glob("*.json")):
         try:
-            chunk = json.loads(path.read_text(encoding="utf-8"))
+            chunk = parse_json(read_file(path, LIST_BYTES))
             new = {int(i): row for i, row in chunk["rows"].items() if int(i) < n}
             seconds, when = seconds + float(chunk["seconds"]), max(when, chunk["when"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s is damaged (%r): measured again", path, error)
             continue
         rows |= new

@@ -46,6 +46,8 @@ from analysis.measure.numbers import Section
 from analysis.measure.protocol import PARTS, Settings, identity, run_name
 from analysis.measure.rows import Row, Rows, Task, pack, run
 from analysis.metrics.feature_models import FeatureModel
+from data.entries import parse_json
+from data.folders import LIST_BYTES, read_file
 from data.scenes.judge import Reader
 from lib.components import components_for
 from lib.config import FLOWS
@@ -285,7 +287,7 @@ def claim(folder: Path, known: dict[str, Any]) -> None:
         write_atomic(path, json.dumps(known, indent=2) + "\n")
     processes.wait()
     try:
-        same = json.loads(path.read_text(encoding="utf-8")) == known
+        same = parse_json(read_file(path, LIST_BYTES)) == known
     except ValueError:
         same = False
     if not same:

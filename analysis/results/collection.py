@@ -129,7 +129,7 @@ def _add_report(listing: Listing, folder: Path) -> None:
         protocol = read_record(path)["protocol"]
         about = {"run": protocol["run"], "model": protocol["model"]["name"]}
         about |= {key: protocol.get(key) for key in ("settings", "finished")}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         listing.problems.append(f"{shown(path)} is damaged, or no report of an evaluation.")
     else:
         text = path.with_suffix(".md")
@@ -233,14 +233,13 @@ def _record(listing: Listing, path: Path) -> tuple[dict[str, Any], str]:
     if beside.is_file():
         try:
             return read_record(beside), ""
-        except (ValueError, RecursionError) as error:
-            deep = f"The record of {shown(path)} is damaged (nested too deeply)."
-            listing.problems.append(str(error) if isinstance(error, ValueError) else deep)
+        except ValueError as error:
+            listing.problems.append(str(error))
             lost = "Its record is damaged: only its name is known."
     try:
         if path.suffix.lower() == ".png":
             return read_record(path), "The record beside it is lost: this is the one inside of it."
-    except (ValueError, RecursionError):
+    except ValueError:
         pass  # a picture from elsewhere
     seed = _SEED.search(path.stem)
     return {"seed": int(seed[1])} if seed else {}, lost

@@ -25,6 +25,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from analysis.results.result import Result, joined, title
+from data.entries import parse_json
+from data.folders import LIST_BYTES, PICTURE_BYTES, is_regular, read_file
 from lib.files import beside, held_interrupts, printable, write_numbered
 
 OUT = "output"
@@ -32,6 +34,8 @@ VOLATILE = ("created", "seconds", "versions", "file", "text", "found")
 """What a record says of one making, and not of what was asked for."""
 
 _KEY = "record"
+_UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)
+"""What comes of files that are no picture, no JSON, or no record of ours."""
 _OF_DISK = ("file", "created", "seconds")
 _SAMPLERS = {"ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "heun": "Heun", "euler": "Euler"}
 _SAMPLERS["unipc"] = "UniPC"
@@ -137,20 +141,22 @@ def read_record(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         if path.suffix == ".png":
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(read_file(path, PICTURE_BYTES))) as image:
                 text = getattr(image, "text", {})[_KEY]
         elif path.suffix == ".safetensors":
+            if path.exists() and not is_regular(path):
+                raise ValueError("it is no regular file")
             with path.open("rb") as file:  # the format begins with the length of a JSON header
-                header = file.read(int.from_bytes(file.read(8), "little"))
-            text = json.loads(header).get("__metadata__", {})[_KEY]
+                header = file.read(min(int.from_bytes(file.read(8), "little"), LIST_BYTES))
+            text = dict(dict(parse_json(header)).get("__metadata__", {}))[_KEY]
         else:
-            text = path.with_suffix(".json").read_text(encoding="utf-8")
-        record = json.loads(text)
+            text = read_file(path.with_suffix(".json"), LIST_BYTES)
+        record = parse_json(text)
     except FileNotFoundError as error:
         raise ValueError(f"There is no record of {path}: {error.filename} is missing.") from error
     except KeyError as error:
         raise ValueError(f"{path} carries no record: it was not saved by this project.") from error
-    except (OSError, SyntaxError, ValueError) as error:  # not a PNG, a broken one; not JSON
+    except _UNREADABLE as error:
         raise ValueError(f"The record of {path} is damaged ({error}).") from error
     if not isinstance(record, dict):
         raise ValueError(f"{path} is not the record of a result.")

@@ -245,5 +245,5 @@ def _record() -> dict[str, Any]:
     path = PRETRAINED / RECORD
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): remove it.") from error

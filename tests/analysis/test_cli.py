@@ -249,6 +249,9 @@ def test_out_of_memory_is_one_sentence(run, monkeypatch):
         (["t2i", PROMPT, "--prompts", "PICTURES/a.png"], "Both prompts and --prompts"),
         (["t2i", "--prompts", "none.txt"], "There is no file none.txt"),
         (["i2i", "missing.png"], "There is no file missing.png"),
+        (["i2i", "x" * 5000 + ".png"], f"File name too long ({'x' * 200}...{'x' * 46}.png)."),
+        (["i2i", "x" * 300 + ".png"], "File name too long"),
+        (["t2i", "--context", "x" * 5000 + ".pt"], "File name too long"),
         (["i2t", "PICTURES/bad.png"], "not a picture"),
         (["i2t", "PICTURES/none"], "holds no pictures"),
         (["i2i", "PICTURES/a.png", "--fidelity", "1.5"], "'1.5' is not allowed: give 0 to 1"),
@@ -271,6 +274,8 @@ def test_bad_steps_model_and_folder(run, tmp_path, model_folder, capsys):
     status, _, err = run("t2i", PROMPT, model="no-such-model")
     assert status == 2
     assert "There is no model 'no-such-model'" in err
+    status, _, err = run("t2i", PROMPT, model="x" * 5000)
+    assert status == 2 and len(err) < 500
     (tmp_path / "file").touch()
     options = ["--model", str(model_folder), "--out"]
     assert cli.main(["t2i", PROMPT, *options, str(tmp_path / "file")]) == 2

@@ -83,7 +83,8 @@ def test_batches_change_nothing(tmp_path):
     assert measures(tmp_path / "12", Oracle(), other) == first
 
 
-def test_rows_are_measured_once_and_damaged_chunks_again(tmp_path):
+@pytest.mark.parametrize("damage", ['{"rows": {"3": ', "[" * 100_000, None])
+def test_rows_are_measured_once_and_damaged_chunks_again(damage, tmp_path):
     asked = []
 
     def measure(indices):
@@ -93,7 +94,9 @@ def test_rows_are_measured_once_and_damaged_chunks_again(tmp_path):
     found = run_task(Task("t", 7, measure), tmp_path, batch=3, progress=False)
     assert [row["square"] for row in found.rows] == [i * i for i in range(7)]
     assert asked == list(range(7)) and found.seconds >= 0 and found.when
-    (tmp_path / "t" / "000003-000005.json").write_text('{"rows": {"3": ')
+    chunk = tmp_path / "t" / "000003-000005.json"
+    chunk.unlink()
+    chunk.write_text(damage) if damage else chunk.symlink_to("/dev/zero")
     (tmp_path / "t" / ".000000-000002.json.1.tmp").write_text("left by a crash")
     again = run_task(Task("t", 9, measure), tmp_path, batch=2, progress=False)
     assert asked[7:] == [3, 4, 5, 7, 8], "more inputs go on from fewer"

@@ -270,15 +270,32 @@ def test_folder_that_cannot_be_written_is_found_early(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["gone.png", "plain.png", "broken.png", "broken.json", "list.json"]
+    "name",
+    [
+        *("gone.png", "plain.png", "broken.png", "broken.json", "list.json", "deep.json"),
+        *("pipe.json", "pipe.png", "pipe.safetensors", "endless.json", "endless.safetensors"),
+        *("list.safetensors", "long.safetensors"),
+    ],
 )
 def test_bad_records_are_one_sentence(tmp_path, name):
     Image.new("RGB", (2, 2)).save(tmp_path / "plain.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(ValueError, match="record"):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "list.safetensors").write_bytes((2).to_bytes(8, "little") + b"[]")
+    (tmp_path / "long.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    if name.startswith("pipe"):
+        os.mkfifo(tmp_path / name)
+    elif name.startswith("endless"):
+        (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="record") as error:
         read_record(tmp_path / name)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    if name.endswith(".json"):  # and nothing else is kept from being made
+        (tmp_path / "t2i").mkdir()
+        (tmp_path / name).rename(tmp_path / "t2i" / f"0001_{name}")
+        assert finished(tmp_path, "t2i") == {}
 
 
 def test_finished_is_what_is_complete(tmp_path):
