@@ -37,6 +37,7 @@ def open_data(
     side: int | None = None,
     fit: str = "crop",
     mirror: bool = False,
+    exchanged: float = 0.0,
     **filters: Any,
 ) -> Data:
     """The data of a name or of a path.
@@ -46,13 +47,17 @@ def open_data(
         runs: where renders are kept.
         scenes: size of the pool of "scenes".
         cached: how many of them are encoded for the flows.
+        exchanged: share of captions of "scenes" whose words are exchanged, for texts alone.
         side, fit, mirror, filters: of pictures of a folder, and `outside` (see `training.folders`).
 
     Raises:
-        ValueError: no such data, or a model of our own sizes cannot make pictures of that side.
+        ValueError: no such data, words of others than "scenes" are to be exchanged, or a model of
+            our own sizes cannot make pictures of that side.
     """
     if name == "scenes":
-        return Data(VD_MINI, _Scenes(runs, scenes, cached))
+        return Data(VD_MINI, _Scenes(runs, scenes, cached, exchanged))
+    if exchanged:
+        raise ValueError("Words are exchanged in captions of scenes only: leave out --exchanged.")
     if name == "emoji":
         return Data(VD_EMOJI, _emoji)
     if not Path(name).exists():
@@ -67,16 +72,18 @@ def open_data(
 
 
 class _Scenes:
-    def __init__(self, runs: Path, n: int, cached: int) -> None:
-        self.runs, self.n, self.cached = runs, n, cached
+    def __init__(self, runs: Path, n: int, cached: int, exchanged: float) -> None:
+        self.runs, self.n, self.cached, self.exchanged = runs, n, cached, exchanged
 
     def __call__(self, stage: str) -> tuple[Samples, Samples]:
-        from data.scenes.samples import SceneSamples, pool, validation
+        from data.scenes.samples import pool, validation
 
         whole = pool(self.runs, self.n)
         if stage == "flows":
             few = min(self.cached, self.n)
-            whole = SceneSamples(whole.scenes[:few], whole.images[:few], whole.seed)
+            whole = replace(whole, scenes=whole.scenes[:few], images=whole.images[:few])
+        if stage in ("optimus", "flows"):
+            whole = replace(whole, exchanged=self.exchanged)
         return whole, validation(1000)
 
 

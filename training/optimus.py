@@ -10,10 +10,15 @@ Besides, where samples know attributes, a linear map must read each off the late
 space out by meaning from the start (a sentence's likelihood alone finds the wording first and who
 has which colour very late), and leaves the diffuser a smooth thing to predict. The map is dropped
 afterwards.
+
+With an anchor, a warm start keeps the latents of ordinary captions where they were: flows that were
+trained on them stay valid while the rest of the space is learned better, by captions with exchanged
+words (`--exchanged`). Loss: `anchor * |mu(x) - mu_before(x)|^2`, in units of the latents' variance.
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +58,9 @@ class OptimusStage(Stage):
         validation: Samples,
         out: Path,
         recipe: Recipe = RECIPES[0],
+        anchor: float | None = None,
     ) -> None:
+        self.anchor, self.before = anchor, None
         self.spec, self.words, self.pool, self.validation = spec, tokenizers, samples, validation
         self.out, self.recipe = out, recipe
         torch.manual_seed(recipe.seed)
@@ -67,8 +74,19 @@ class OptimusStage(Stage):
         self.modules = nn.ModuleDict(modules)
 
     def identity(self) -> dict[str, Any]:
-        """Whose captions."""
-        return {"data": self.pool.identity()}
+        """Whose captions, and what holds the latents."""
+        return {"data": self.pool.identity()} | ({"anchor": self.anchor} if self.anchor else {})
+
+    def warmed(self) -> None:
+        """The encoder as it is now says where latents are."""
+        super().warmed()
+        if self.anchor:
+            self.before = deepcopy(self.modules["text_encoder"]).eval().requires_grad_(False)
+
+    def placed(self) -> None:
+        """What holds the latents goes where the modules are."""
+        if self.before is not None:
+            self.before.to(self.device)
 
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Negative log-likelihood of the caption plus beta times the KL term."""
@@ -77,7 +95,9 @@ class OptimusStage(Stage):
         self.seen, texts = indices, self.pool.captions(indices, rng)
         half = len(texts) // 2  # the other half are answers: what the text column learns to write
         texts[:half] = self.pool.targets(indices[:half], rng, texts[:half])
-        mean, logvar = self.modules["text_encoder"](self.words.bert_ids(texts).to(self.device))
+        said = self.pool.read(texts).to(self.device)
+        pieces = self.words.bert_ids(texts).to(self.device)
+        mean, logvar = self.modules["text_encoder"](pieces)
         z = sample_posterior(mean, logvar, ramp * torch.randn_like(mean))
         ids = self.words.gpt2_ids(texts).to(self.device)
         logits = self.modules["text_decoder"](ids[:, :-1], z)
@@ -92,9 +112,14 @@ class OptimusStage(Stage):
         metrics = {"nll": nll.item(), "kl": kl.item()}
         if self.choices:
             answers = self.modules["reader"](z).split(self.choices, dim=-1)
-            said = self.pool.read(texts).to(self.device)
             reading = len(self.choices) * read_loss(answers, said)
             loss, metrics["reading"] = loss + reading, reading.item()
+        if self.before is not None:
+            ordinary = (said >= 0).any(1) if self.choices else torch.ones(len(texts)).to(loss) > 0
+            moved = (mean - self.before(pieces)[0]) * self.spec.text_vae.scale
+            distance = moved.float().square().sum(1)[ordinary].sum() / ordinary.sum().clamp(min=1)
+            loss = loss + self.anchor * distance
+            metrics["moved"] = distance.item() / moved.shape[1]
         return loss, metrics
 
     def measure(self) -> dict[str, float]:
@@ -118,6 +143,8 @@ class OptimusStage(Stage):
     def export(self, measured: dict[str, float], seconds: float) -> None:
         """Save both modules; the scale that brings latents to unit variance goes into the spec."""
         scale = round(1 / measured["latent_std"], 4)
+        if self.before is not None:  # latents are where they were
+            scale = self.spec.text_vae.scale
 
         def settle(spec: ModelSpec) -> ModelSpec:
             return replace(spec, text_vae=replace(spec.text_vae, scale=scale))

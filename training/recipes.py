@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field, replace
 
+from lib.config import FLOWS
 from training import autoencoder, clip, flows, judge, optimus
 from training.flows import FlowOptions
 from training.stage import Recipe
@@ -105,8 +106,9 @@ def chosen(args: argparse.Namespace, stage: str) -> Preset:
     """The preset that the command asks for, with the command's own numbers in its recipes.
 
     Raises:
-        ValueError: the preset says nothing of that stage, or adapters are asked for of another one.
+        ValueError: the preset says nothing of that stage, or an option is of another one.
     """
+    _check_texts(args, stage)
     if args.lora is not None and (stage != "flows" or str(args.init or ".pt").endswith(".pt")):
         raise ValueError("--lora adapts the flows of a model: give stage flows, and --init MODEL.")
     name = args.preset or ("scenes" if args.data == "scenes" else "small")
@@ -135,3 +137,17 @@ def chosen(args: argparse.Namespace, stage: str) -> Preset:
     if args.min_snr is not None:
         options = replace(options, min_snr=args.min_snr)
     return replace(preset, recipes=recipes, options=options)
+
+
+def _check_texts(args: argparse.Namespace, stage: str) -> None:
+    """ValueError for what is about texts only, where there are others."""
+    if args.anchor and (stage != "optimus" or args.init is None):
+        raise ValueError(
+            "--anchor holds the text VAE's latents in place: give stage optimus, and --init."
+        )
+    pictured = {"t2i", "i2i"} & {*(args.flows or FLOWS)} if stage == "flows" else {stage}
+    if args.exchanged and pictured - {"optimus"}:
+        raise ValueError(
+            "--exchanged makes captions that no picture shows: give stage optimus, or flows with "
+            "--flows i2t t2t (or one of them)."
+        )

@@ -60,6 +60,7 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
         max_watermark=args.max_watermark,
         clean=args.clean,
         outside=args.outside,
+        exchanged=args.exchanged or 0.0,
     )
     recipes = preset.recipes[name]
     if args.init is not None:
@@ -185,7 +186,8 @@ def make(name: str, args: argparse.Namespace, data: Data, preset: Preset, recipe
         parts = (spec, tokenizers, samples, validation, args.out, recipe)
         return clip.ClipStage(*parts, views, known)
     if name == "optimus":
-        return optimus.OptimusStage(spec, tokenizers, samples, validation, args.out, recipe)
+        parts = (spec, tokenizers, samples, validation, args.out, recipe)
+        return optimus.OptimusStage(*parts, args.anchor)
     if _is_model(args.init):
         complete(args.out, args.init, args.max_file)
     return _flows(args.out, samples, validation, args, recipe, preset, args.out)

@@ -21,8 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.samples import Batch
-from data.scenes.captions import read_attributes, write
+from data.scenes.captions import CaptionError, read_attributes, write
 from data.scenes.draw import BACKGROUND_RGB, layout, render
+from data.scenes.exchange import exchange
 from data.scenes.world import (
     ATTRIBUTE_VALUES,
     BACKGROUNDS,
@@ -51,6 +52,8 @@ class SceneSamples:
         scenes: n scenes.
         images: (n, 2, 64, 64, 3) uint8, two renders of each scene.
         seed: what the renders' own seeds follow from.
+        exchanged: share of captions in which words are exchanged (`data.scenes.exchange`). They
+            tell of no scene any more, and the answer to one is itself.
         attributes, words: as `data.samples.Samples` has them.
         local: what `contrast` says of a patch -> its values.
     """
@@ -58,6 +61,7 @@ class SceneSamples:
     scenes: list[Scene]
     images: np.ndarray
     seed: int = 0
+    exchanged: float = 0.0
 
     attributes: ClassVar[dict[str, tuple]] = ATTRIBUTE_VALUES
     words: ClassVar[tuple[str, ...]] = ("",)
@@ -66,9 +70,10 @@ class SceneSamples:
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def identity(self) -> dict[str, int]:
+    def identity(self) -> dict[str, Any]:
         """What the pool depends on, besides the code that draws."""
-        return {"scenes": len(self), "seed": self.seed}
+        more = {"exchanged": self.exchanged} if self.exchanged else {}
+        return {"scenes": len(self), "seed": self.seed, **more}
 
     def pictures(self, indices: Sequence[int], rng: np.random.Generator) -> Tensor:
         """(B, 3, 64, 64) float32 in [0, 1]: a render of each scene."""
@@ -78,10 +83,14 @@ class SceneSamples:
     def captions(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
         """A fresh caption of each scene; every fourth leaves something unsaid."""
         partial = rng.random(len(indices)) < PARTIAL
-        return [
+        texts = [
             write(self.scenes[i], rng, complete=not p)
             for i, p in zip(indices, partial, strict=True)
         ]
+        if self.exchanged:
+            chosen = rng.random(len(texts)) < self.exchanged
+            texts = [exchange(t, rng) if c else t for t, c in zip(texts, chosen, strict=True)]
+        return texts
 
     def targets(
         self, indices: Sequence[int], rng: np.random.Generator, asked: Sequence[str] | None = None
@@ -92,15 +101,19 @@ class SceneSamples:
         and one that every attribute has to agree on: half-made, it exchanges the colours of the two
         (`training/EXPERIMENTS.md`).
         """
-        return [write(self.scenes[i], rng, reading_order=True) for i in indices]
+        texts = [write(self.scenes[i], rng, reading_order=True) for i in indices]
+        if not self.exchanged or asked is None:
+            return texts
+        rows = zip(texts, asked, indices, strict=True)
+        return [a if a and not _tells(a, self.scenes[i]) else text for text, a, i in rows]
 
     def labels(self, indices: Sequence[int]) -> Tensor:
         """(B, attributes) int64: indices of `attributes`; -1 where a scene has none."""
         return _numbers([self.scenes[i].attributes() for i in indices])
 
     def read(self, texts: Sequence[str]) -> Tensor:
-        """(B, attributes) int64: what captions say, as `labels`."""
-        return _numbers([read_attributes(text) for text in texts])
+        """(B, attributes) int64: what captions say, as `labels`; nonsense says nothing."""
+        return _numbers([_read(text) for text in texts])
 
     def contrast(self, size: int, rng: np.random.Generator, patch: int) -> Batch:
         """A batch to be told apart: half of it are near copies of the other half.
@@ -133,6 +146,19 @@ def validation(n: int, seed: int = 6) -> SceneSamples:
     """Scenes that training never sees."""
     scenes = list(dict.fromkeys(split("validation", n + n // 2, seed=seed)))[:n]
     return SceneSamples(scenes, render_pairs(scenes, seed=seed), seed)
+
+
+def _read(text: str) -> dict[str, Any]:
+    try:
+        return read_attributes(text)
+    except CaptionError:
+        return {}
+
+
+def _tells(text: str, scene: Scene) -> bool:
+    """Whether a caption can be read, and says nothing that is not so."""
+    said, known = _read(text), scene.attributes()
+    return bool(said) and all(said[name] in (None, known[name]) for name in said)
 
 
 def _numbers(attributes: Sequence[dict[str, Any]]) -> Tensor:
