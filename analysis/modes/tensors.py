@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.checkpoints.tensor_files import open_tensors
+from lib.checkpoints.tensor_files import load_pickle, open_tensors
 from lib.fingerprints import tensor_digest
 from lib.model import Context, VersatileDiffusion
 
@@ -158,10 +158,11 @@ def _read(path: Path, name: str) -> Tensor:
         held = _held(path, lambda: np.load(path, allow_pickle=False))
         if isinstance(held, np.ndarray):
             return _held(path, lambda: torch.from_numpy(held))
-        which = _named(path, held.files, name)
-        return _held(path, lambda: torch.from_numpy(held[which]))
+        with held:
+            which = _named(path, held.files, name)
+            return _held(path, lambda: torch.from_numpy(held[which]))
     if path.suffix.lower() in (".pt", ".pth"):
-        held = _held(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+        held = _held(path, lambda: load_pickle(path))
         if isinstance(held, Tensor):
             return held
         held = (

@@ -12,9 +12,11 @@ import math
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -189,7 +191,7 @@ def _open_pickle(path: Path, head: bytes) -> TensorFile:
     if mapped and _is_packed(path):
         raise ValueError(f"{path} is compressed, which torch's own files are not: unpack it first.")
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        values = load_pickle(path, mapped)
     except pickle.UnpicklingError as error:
         if "weights_only" not in str(error).lower():
             raise ValueError(f"{path} is damaged: download or copy it again.") from error
@@ -210,6 +212,16 @@ def _open_pickle(path: Path, head: bytes) -> TensorFile:
         for name, value in values.items()
     }
     return TensorFile(path, shapes, dtypes, values.__getitem__)
+
+
+def load_pickle(path: Path, mapped: bool = False) -> Any:
+    """What a pickle of tensors holds, on the CPU; code in it is not run, but an error of torch's.
+
+    torch remarks on files that it did not write itself; whether they are right, we look ourselves.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _is_packed(path: Path) -> bool:
