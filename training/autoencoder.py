@@ -1,9 +1,10 @@
-"""Stage `autoencoder`: the image VAE, from nothing, on renders.
+"""Stage `autoencoder`: the image VAE.
 
 Loss: `L2 + 0.1 L1 + beta KL(q(z|x) || N(0, 1))`, with a beta so small that the KL only keeps
 latents near the origin (Rombach et al. 2022, appendix G). No perceptual or adversarial term:
-scenes have flat colours and sharp edges, which pixel losses get right. The L1 term is small because
-its gradient does not shrink with the error, which keeps a large learning rate from settling.
+scenes and drawings have flat colours and sharp edges, which pixel losses get right. The L1 term is
+small because its gradient does not shrink with the error, which keeps a large learning rate from
+settling.
 """
 
 from __future__ import annotations
@@ -78,9 +79,10 @@ class AutoencoderStage(Stage):
     def measure(self) -> dict[str, float]:
         """PSNR on held-out pictures, and the latents' spread."""
         rng = np.random.default_rng(1)
-        images = self.validation.pictures(range(min(500, len(self.validation))), rng)
+        rows = range(min(500, len(self.validation)))
         latents, errors = [], []
-        for batch in images.to(self.device).split(50):
+        for start in rows[::50]:
+            batch = self.validation.pictures(rows[start : start + 50], rng).to(self.device)
             mean, _ = self.modules["image_encoder"](batch)
             out = self.modules["image_decoder"].decode(mean)
             errors.append((out - batch).square().flatten(1).mean(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -58,5 +59,6 @@ def _make(folder: Path, samples: Samples, kept: Path | None) -> None:
         rng = np.random.default_rng(0)
         rounds = max(ROUNDS, -(-CORPUS // len(samples)))
         every = range(len(samples))
-        corpus = [text for _ in range(rounds) for text in samples.captions(every, rng)]
-        train_tokenizers([*corpus, *samples.words], temporary(folder), MERGES)
+        corpus = (samples.captions(every, rng) for _ in range(rounds))
+        texts = chain(samples.words, chain.from_iterable(corpus))
+        train_tokenizers(texts, temporary(folder), MERGES)

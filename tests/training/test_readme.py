@@ -57,6 +57,7 @@ def test_other_commands_are_ones_that_exist():
     prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
     named = set(re.findall(r"(--[a-z][a-z-]+)", prose))
     assert named - flags == {"--standalone", "--nproc-per-node"}
+    assert flags - set(re.findall(r"--[a-z][a-z-]+", README)) == {"-h", "--help"}
     rows = "".join(re.findall(r"^\|.*$", README, re.MULTILINE))
     for cell in re.findall(r"`(--[^`]+)`", rows):
         parser.parse_args(["flows", *shlex.split(cell)])
