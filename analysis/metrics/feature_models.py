@@ -234,7 +234,14 @@ def dinov2(where: str, device: str | torch.device = "cpu") -> FeatureModel:
 
 
 def _loaded(spec: str, read: Callable[[], Any]) -> Any:
-    """What `read` loads; the many errors of libraries and downloads as one sentence."""
+    """What `read` loads; the many errors of libraries and downloads as one sentence.
+
+    A network may be made of parts of transformers', which asks on the terminal whether to run the
+    code that a folder brings along, if it waits at all for an answer. Here it does not.
+    """
+    from transformers import dynamic_module_utils as code
+
+    seconds, code.TIME_OUT_REMOTE_CODE = code.TIME_OUT_REMOTE_CODE, 0
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)  # they log at length what the one sentence says
     try:
@@ -243,11 +250,14 @@ def _loaded(spec: str, read: Callable[[], Any]) -> Any:
         raise
     except Exception as error:  # every library fails in its own way
         first = str(error).strip().splitlines() or [type(error).__name__]
+        if "trust_remote_code" in str(error):
+            first = ["it would run code that its folder brings along, which is never done"]
         raise ValueError(
             f"features {spec} cannot be loaded ({first[0][:200]}): check name and weights; without "
             "a network, give a file or folder that lies here, or 'own'."
         ) from error
     finally:
+        code.TIME_OUT_REMOTE_CODE = seconds
         logging.disable(level)
 
 

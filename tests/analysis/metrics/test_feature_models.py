@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torchvision.models import Inception_V3_Weights, inception_v3
 from torchvision.models import inception as blocks
-from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+from transformers import BitImageProcessor, Dinov2Config, Dinov2Model, dynamic_module_utils
 
 from analysis.metrics import inception
 from analysis.metrics.feature_models import DEFAULT, load_features, shortened
@@ -243,6 +243,22 @@ def test_code_that_a_model_folder_brings_is_never_run(dino, tmp_path):
         with pytest.raises(ValueError, match="auto_map, which would run code") as error:
             load_features(f"dinov2:{tmp_path}")
         assert "\n" not in str(error.value)
+
+
+def test_code_that_a_part_of_a_network_brings_is_never_run_or_asked_about(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *words: pytest.fail("asked"))
+    text, local = tmp_path / "text", tmp_path / "local"
+    text.mkdir(), local.mkdir()
+    (text / "own.py").write_text("raise SystemExit('this ran')\n")
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.C"}}
+    (text / "config.json").write_text(json.dumps(own))
+    parts = {"hf_model_name": str(text), "hf_tokenizer_name": str(text)}
+    config = {"model_cfg": {**TINY, "text_cfg": parts}, "preprocess_cfg": {"size": 32}}
+    (local / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="cannot be loaded") as error:
+        load_features(f"open_clip:local-dir:{local}")
+    assert "\n" not in str(error.value) and "run code that its folder" in str(error.value)
+    assert dynamic_module_utils.TIME_OUT_REMOTE_CODE > 0  # for the rest of the program, as it was
 
 
 # ------------------------------------------------------------------ texts, and errors
