@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from lib.config import ModelSpec
     from lib.model import VersatileDiffusion
+
+_SIZES = {
+    **dict.fromkeys(("clip_text", "clip_vision"), "clip"),
+    "image_encoder": "image_vae",
+    "text_encoder": "text_vae",
+}
+"""Encoder -> the part of the configuration that is about it."""
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -33,8 +41,7 @@ def fingerprint(module: nn.Module) -> str:
 
 def model_digests(vd: VersatileDiffusion) -> dict[str, str]:
     """What decides results besides weights: digests of the sizes, and of the tokenizers' files."""
-    config = json.dumps(vd.spec.to_dict(), sort_keys=True).encode()
-    digests = {"config": hashlib.sha256(config).hexdigest()[:12]}
+    digests = {"config": _of_plain(vd.spec.to_dict())}
     folder = getattr(vd.tokenizers, "source", None)
     if folder is not None:
         digest = hashlib.sha256()
@@ -43,6 +50,15 @@ def model_digests(vd: VersatileDiffusion) -> dict[str, str]:
             digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
         digests["tokenizers"] = digest.hexdigest()[:12]
     return digests
+
+
+def sizes_digest(spec: ModelSpec, component: str) -> str:
+    """What decides what an encoder says besides its weights: how many heads it has, for one."""
+    return _of_plain(spec.to_dict()[_SIZES[component]])
+
+
+def _of_plain(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def tensor_digest(tensor: Tensor) -> str:

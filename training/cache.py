@@ -1,8 +1,8 @@
 """What the frozen encoders say about the samples, computed once: latents and context tokens.
 
 A training step of the flows then touches no encoder at all. Arrays are float16 on disk, memory
-mapped, and appear whole or not at all; their names follow from the samples and the encoders'
-weights, so that retrained encoders never meet old arrays.
+mapped, and appear whole or not at all; their names follow from the samples, from the encoders'
+weights and sizes, and from the tokenizers, so that other encoders never meet old arrays.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from data.samples import Samples, key_of
 from lib.files import replacing
+from lib.fingerprints import model_digests, sizes_digest
 from lib.model import VersatileDiffusion
 from training.stage import native_bf16
 
@@ -138,10 +139,12 @@ def build(
     }
     jobs = {name: job for name, job in jobs.items() if job[0] in encoders}
     made = {encoder: fingerprint(vd, (encoder,)) for encoder, _ in jobs.values()}
+    words = model_digests(vd).get("tokenizers")
     known = {"samples": len(samples), **samples.identity()} | made
     arrays = {}
     for name, (encoder, encode) in jobs.items():
         which = [samples.identity(), len(samples), VIEWS, CAPTIONS, REPLIES, made[encoder]]
+        which += [sizes_digest(vd.spec, encoder), words if name.startswith("text") else None]
         digest = hashlib.sha256(json.dumps(which).encode()).hexdigest()[:12]
         path = Path(folder) / f"{name}-{digest}.npy"
         arrays[name] = _encoded(path, len(samples), encode, vd.device)

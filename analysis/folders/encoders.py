@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from analysis.metrics.feature_models import FeatureModel, shortened
-from lib.fingerprints import fingerprint
+from lib.fingerprints import fingerprint, sizes_digest
 from lib.model import VersatileDiffusion
 
 TOWERS = ("clip_text", "clip_vision")
@@ -47,7 +47,7 @@ class Encoder:
 
     Attributes:
         model: its name.
-        weights: fingerprint of the picture encoder.
+        weights: fingerprint of the picture encoder, and digest of its sizes.
         width: D.
         dtype: in what precision the weights were when they worked (another one rounds them, so
             that their fingerprint differs).
@@ -67,7 +67,8 @@ class Encoder:
         """
         vd.require("clip_vision")
         dtype = str(vd.dtype).removeprefix("torch.")
-        return cls(vd.spec.name, fingerprint(vd.clip_vision), vd.spec.clip.projection, dtype)
+        weights = f"{fingerprint(vd.clip_vision)}-{sizes_digest(vd.spec, 'clip_vision')}"
+        return cls(vd.spec.name, weights, vd.spec.clip.projection, dtype)
 
     def check(self, other: Encoder) -> None:
         """ValueError unless the other one makes vectors that compare with those of this one."""

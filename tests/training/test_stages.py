@@ -1,6 +1,7 @@
 """Each stage's loss on a tiny model: finite, and it reaches every weight that is trained."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from lib.checkpoints import load
 from lib.components import build as build_component
 from lib.config import FLOWS
 from lib.model import VersatileDiffusion
+from lib.tokenizers import Tokenizers
 from training import recipes
 from training.__main__ import main
 from training.attributes import read_loss, right
@@ -185,6 +187,24 @@ def test_the_cache_holds_what_the_encoders_say_and_is_read_back(encoders, sample
     again = build(encoders, samples, tmp_path)
     assert np.array_equal(cache.image_tokens, again.image_tokens)
     assert len(list(tmp_path.glob("*.npy"))) == len(ENCODERS)
+
+
+@pytest.mark.parametrize("samples", ["emoji"], indirect=True)
+def test_arrays_of_other_sizes_or_tokenizers_are_not_taken(encoders, samples, tmp_path):
+    folder = tmp_path / "cache"
+    first = build(encoders, samples, folder)
+    before = {*folder.glob("*.npy")}
+    scale = replace(encoders.spec.image_vae, scale=2 * encoders.spec.image_vae.scale)
+    words = tmp_path / "words"
+    shutil.copytree(encoders.tokenizers.source, words)
+    (words / "note.txt").write_text("of another corpus")
+    spec = replace(encoders.spec, image_vae=scale)
+    modules = {name: encoders.component(name) for name in ENCODERS}
+    second = build(VersatileDiffusion(spec, modules, Tokenizers(words, spec)), samples, folder)
+    names = [path.name.partition("-")[0] for path in {*folder.glob("*.npy")} - before]
+    assert sorted(names) == ["image_latents", "text_latents", "text_tokens"]
+    pair = [np.asarray(cache.image_latents, np.float32) for cache in (first, second)]
+    assert np.allclose(2 * pair[0], pair[1], atol=0.02)
 
 
 def test_an_answer_is_in_the_language_of_its_caption_or_of_the_word_that_asks():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -277,8 +278,13 @@ def test_what_does_not_belong_together_is_refused(vd, photos, index, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr("analysis.folders.encoders.fingerprint", lambda module: "trained on")
         for attempt in (lambda: update(vd, photos, index), lambda: find(vd, index, texts="star")):
-            with pytest.raises(ValueError, match=r"made with tiny \(\w+\); the vectors"):
+            with pytest.raises(ValueError, match=r"made with tiny \([\w-]+\); the vectors"):
                 attempt()
+    heads = replace(vd.spec.clip.vision, heads=vd.spec.clip.vision.heads * 2)
+    with monkeypatch.context() as patch:  # the same weights say something else
+        patch.setattr(vd, "spec", replace(vd.spec, clip=replace(vd.spec.clip, vision=heads)))
+        with pytest.raises(ValueError, match="do not compare with it"):
+            update(vd, photos, index)
     manifest = json.loads((index / "index.json").read_text())
     manifest["encoder"]["width"] = 8
     with pytest.raises(ValueError, match="vectors of 8 numbers"):
