@@ -16,6 +16,7 @@ from analysis.measure.scene_card import CARD
 from analysis.measure.scenes import Scenes
 from analysis.measure.suite import measure
 from analysis.metrics.statistics import paired_difference, wilson
+from lib.checkpoints import save
 from lib.config import COMPONENTS, FLOWS
 from lib.fingerprints import fingerprint
 from lib.specs import VD_MINI
@@ -97,6 +98,16 @@ def test_numbers_land_where_they_belong(place, report, vd):
     assert f"| **all** | **{count:,}** |" in card
     assert "| color2 | 100.0 % | 100.0 % | 100.0 % | 100.0 % |" in card
     assert not re.search(r"\{|\}|None|nan", card)
+
+
+def test_sizes_are_those_of_all_parts_of_a_component(vd, tmp_path):
+    save(vd, tmp_path, max_file=20_000)
+    files = list(tmp_path.glob("*.safetensors"))
+    sizes = publish.sizes(tmp_path)
+    assert len(files) > len(sizes) == len(COMPONENTS)
+    for name, (parameters, _) in sizes.items():
+        assert parameters == sum(p.numel() for p in vd.component(name).parameters())
+    assert sum(size for _, size in sizes.values()) == sum(file.stat().st_size for file in files)
 
 
 def test_publishing_again_changes_nothing(place):
