@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lib.config import ModelSpec
@@ -48,6 +49,21 @@ class Context:
 
 Mix = Sequence[tuple[Context, float]]
 """Contexts with their weights (any positive scale: weights are normalised to sum 1)."""
+
+
+def stacked(first: Mix, second: Mix) -> Mix | None:
+    """Two mixes as one of both their batches, the first one's samples first; weights of the second.
+
+    None where they do not fit together: other kinds, or tokens of another shape.
+    """
+    pairs = list(zip(first, second, strict=False))
+    alike = [(a.kind, a.tokens.shape) == (b.kind, b.tokens.shape) for (a, _), (b, _) in pairs]
+    if not len(first) == len(second) == sum(alike):
+        return None
+    return [
+        (Context(b.kind, torch.cat([a.tokens.to(b.tokens), b.tokens])), weight)
+        for (a, _), (b, weight) in pairs
+    ]
 
 
 def check_inputs(spec: ModelSpec, x: Tensor, contexts: Mix) -> None:

@@ -138,3 +138,13 @@ def keep_freed_memory() -> None:
     trim_threshold, mmap_max = -1, -4  # names of options in malloc.h
     mallopt(trim_threshold, 2**30)  # a model that is deleted still goes back
     mallopt(mmap_max, 0)
+    _keeping.append(True)
+
+
+_keeping: list[bool] = []
+
+
+def give_back_freed_memory() -> None:
+    """Let the system have what `keep_freed_memory` kept: other work with other tensors follows."""
+    if _keeping:
+        ctypes.CDLL(None).malloc_trim(0)

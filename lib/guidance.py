@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor
 
 from lib.sampler import Eps
 
+Halves = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""(x_t, t) -> predictions without and with the condition."""
 
-def guided(cond: Eps, null: Eps, scale: float, interval: tuple[float, float] | None = None) -> Eps:
+
+def guided(
+    cond: Eps,
+    null: Eps,
+    scale: float,
+    interval: tuple[float, float] | None = None,
+    halves: Halves | None = None,
+) -> Eps:
     """Classifier-free guidance: `eps = eps_null + scale (eps_cond - eps_null)`.
 
     At scale 1 the null branch cancels and is not run; at 0 only the null branch is.
@@ -21,6 +31,7 @@ def guided(cond: Eps, null: Eps, scale: float, interval: tuple[float, float] | N
         interval: (low, high): guide at low <= t <= high, elsewhere scale is 1; None: guide at
             every timestep. Guidance at the noisiest steps costs variety, at the last ones it does
             nothing.
+        halves: both predictions at once, where that is cheaper; None asks null, then cond.
 
     Source: Ho and Salimans 2022, equation 6 (their w is scale - 1); Kynkaanniemi et al. 2024 for
     the interval.
@@ -34,7 +45,9 @@ def guided(cond: Eps, null: Eps, scale: float, interval: tuple[float, float] | N
     def eps(x: Tensor, t: int) -> Tensor:
         if not low <= t <= high:
             return cond(x, t)
-        base = null(x, t)
-        return base if scale == 0 else base + scale * (cond(x, t) - base)
+        if scale == 0:
+            return null(x, t)
+        base, there = halves(x, t) if halves else (null(x, t), cond(x, t))
+        return base + scale * (there - base)
 
     return eps

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lib.config import KLConfig
-from lib.ops import attention, upsampled_conv
+from lib.ops import attention, silu, upsampled_conv
 
 
 class ResnetBlock(nn.Module):
@@ -32,9 +32,10 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(silu(self.norm2(h)))
+        skip = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
+        return h + skip if torch.is_grad_enabled() else h.add_(skip)
 
 
 class MiddleAttention(nn.Module):
@@ -142,7 +143,7 @@ class KLEncoder(nn.Module):
         h = self.conv_in(F.pixel_unshuffle(2 * images - 1, self.patch))
         for level in self.down:
             h = level(h)
-        h = self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        h = self.conv_out(silu(self.norm_out(self.mid(h))))
         mean, logvar = self.quant_conv(h).chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
@@ -175,7 +176,7 @@ class KLDecoder(nn.Module):
         h = self.mid(self.conv_in(self.post_quant_conv(z)))
         for level in reversed(self.up):
             h = level(h)
-        out = self.conv_out(F.silu(self.norm_out(h)))
+        out = self.conv_out(silu(self.norm_out(h)))
         return (F.pixel_shuffle(out, self.patch) + 1) / 2
 
     def decode(self, z: Tensor) -> Tensor:

@@ -212,6 +212,8 @@ class Trace:
 
     def __enter__(self) -> Trace:
         self.vd.require("time_embed")
+        # branches are told apart by call
+        self._joined, self.vd.joins_halves = self.vd.joins_halves, False
         self._handles.append(self.vd.time_embed.register_forward_pre_hook(self._begin))
         self._hook_columns()
         return self
@@ -219,6 +221,7 @@ class Trace:
     def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
+        self.vd.joins_halves = self._joined
         self._finish()
 
     def _finish(self) -> None:

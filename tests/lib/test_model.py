@@ -101,6 +101,36 @@ def test_guidance_uses_the_null_contexts(vd, noisy, contexts):
     assert torch.allclose(eps, null + 3 * (cond - null), atol=1e-5)
 
 
+def calls_of(vd, monkeypatch):
+    """How many samples each call of eps is about."""
+    sizes, eps = [], vd.eps
+    monkeypatch.setattr(vd, "eps", lambda x, t, mix: sizes.append(len(x)) or eps(x, t, mix))
+    return sizes
+
+
+@pytest.mark.parametrize("data", ["image", "text"])
+def test_both_halves_are_one_small_batch(vd, noisy, contexts, data, monkeypatch):
+    mix = [(contexts["text"], 0.3), (contexts["image"], 1.7)]
+    monkeypatch.setattr(vd, "joins_halves", False)
+    apart = vd.guided(mix, data, 3.0)(noisy[data], 301)
+    monkeypatch.setattr(vd, "joins_halves", True)
+    sizes = calls_of(vd, monkeypatch)
+    eps = vd.guided(mix, data, 3.0)
+    torch.testing.assert_close(eps(noisy[data], 301), apart, rtol=0, atol=1e-5)
+    monkeypatch.setattr("lib.model.TOGETHER", 3)
+    torch.testing.assert_close(eps(noisy[data], 301), apart, rtol=0, atol=1e-5)
+    assert sizes == [4, 2, 2]
+
+
+def test_tokens_of_other_lengths_stay_two_halves(vd, noisy, contexts, monkeypatch):
+    short = Context("text", contexts["text"].tokens[:, :3])
+    sizes = calls_of(vd, monkeypatch)
+    guided = vd.guided([(contexts["text"], 1.0)], "image", 3.0, [short])(noisy["image"], 301)
+    assert sizes == [2, 2]
+    cond, null = (vd.eps(noisy["image"], 301, [(c, 1.0)]) for c in (contexts["text"], short))
+    torch.testing.assert_close(guided, null + 3 * (cond - null), rtol=0, atol=1e-5)
+
+
 def test_pooled_tokens_have_length_one(vd, contexts):
     assert torch.allclose(contexts["image"].tokens[:, 0].norm(dim=-1), torch.ones(2), atol=1e-5)
     features = vd.text_features(["a red circle"])
