@@ -20,7 +20,7 @@ from analysis.metrics.distances import (
     recall,
 )
 from analysis.metrics.statistics import Estimate, paired_difference, share
-from analysis.metrics.text_metrics import bleu, cider_d, rouge_l
+from analysis.metrics.text_metrics import bleu, cider_d, rouge_l, words
 
 Section = dict[str, Any]
 """Nested; leaves are `Estimate`s, or sentences that say why there is no number."""
@@ -111,8 +111,10 @@ def from_two(n: int, metric: Callable[..., Estimate], *values: Any) -> Estimate 
 
 def against(texts: Sequence[str], references: Sequence[Sequence[str]], suffix: str = "") -> Section:
     """How close texts are to their references; `suffix` ends the names."""
+    long = any(len(words(text)) >= 4 for several in references for text in several)
+    four = "not defined where no reference has 4 words: see the other numbers"
     return {
-        f"bleu4{suffix}": bleu(texts, references),
+        f"bleu4{suffix}": bleu(texts, references) if long else four,
         f"rouge_l{suffix}": rouge_l(texts, references),
         f"cider_d{suffix}": from_two(len(texts), cider_d, texts, references),
     }

@@ -9,6 +9,7 @@ import torch
 
 from analysis import cli as shell
 from analysis.measure.folder import Folder, middle
+from analysis.measure.numbers import against
 from analysis.measure.protocol import Settings
 from analysis.measure.suite import measure
 from analysis.metrics.distances import cmmd, frechet_distance, kernel_distance
@@ -337,6 +338,14 @@ def test_captions_that_are_too_long_for_clip_lose_their_end(vd, folder, tmp_path
     wholes = [entry.captions[0] for entry in data.entries]
     assert all(any(w.startswith(text) and w != text for w in wholes) for text in seen)
     assert min(len(text.split()) for text in seen) >= 4
+
+
+def test_what_four_words_are_counted_by_is_left_out_where_nobody_has_four():
+    short = against(["a dog", "a dog"], [["a dog"], ["a cat", "one cat"]])
+    assert short["bleu4"].startswith("not defined where no reference has 4 words")
+    assert short["rouge_l"].value == pytest.approx(0.75)
+    section = against(["a dog", "a dog"], [["a dog"], ["a cat on a mat"]])
+    assert section["bleu4"].value == 0
 
 
 def test_the_middle_of_a_picture():
