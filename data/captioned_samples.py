@@ -92,9 +92,13 @@ def iterate(
     if whole_number("share", share, 0) >= shares:
         raise ValueError(f"share is {share}: give one from 0 to {shares - 1}.")
     start = whole_number("start", start, 0)
+    numbers = (
+        whole_number("seed", 0 if seed is None else seed, 0),
+        whole_number("epoch", epoch, 0),
+    )
     order = np.arange(len(folder.entries))
     if seed is not None:
-        order = np.random.default_rng((seed, epoch)).permutation(order)
+        order = np.random.default_rng(numbers).permutation(order)
     mine = range(start + (share - start) % shares, len(order), shares)
     lost = [] if skipped is None else skipped
     entries = ((p, folder.entries[order[p]]) for p in mine)
@@ -159,7 +163,7 @@ class CaptionedSamples:
     ) -> None:
         if fit not in FITS:
             raise ValueError(f"fit is {fit!r}: choose {', '.join(FITS)}.")
-        self.side, self.fit = whole_number("side", side), fit
+        self.side, self.fit = whole_number("side", side, 1, 8192), fit
         self.jitter, self.mirror = jitter, mirror
         self.filters = {
             "min_side": whole_number("min_side", min_side),

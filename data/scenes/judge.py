@@ -279,7 +279,7 @@ def load_judge(
         config = json.loads((folder / _CONFIG).read_text())
         heads, accuracy = config["heads"], config["accuracy"]
         judge = Judge(config["width"], config["hidden"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{folder / _CONFIG} is damaged ({error!r}); train the judge anew."
         ) from error

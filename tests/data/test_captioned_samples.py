@@ -84,7 +84,10 @@ def test_going_on_with_another_number_of_processes(shards):
     assert sorted(done + list(itertools.chain(*rest))) == sorted(GOOD)
 
 
-@pytest.mark.parametrize("wrong", [{"share": 2, "shares": 2}, {"shares": 0}, {"start": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"share": 2, "shares": 2}, {"shares": 0}, {"start": -1}, {"epoch": -1}, {"seed": -1}],
+)
 def test_shares_that_are_none(shards, wrong):
     with pytest.raises(ValueError, match="give"):
         next(iterate(shards, **wrong))
@@ -284,7 +287,8 @@ def test_identity_says_what_the_samples_depend_on(folder):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"side": 0}, {"fit": "stretch"}, {"min_side": 0}, {"max_watermark": 2}]
+    "wrong",
+    [{"side": 0}, {"side": 10**9}, {"fit": "stretch"}, {"min_side": 0}, {"max_watermark": 2}],
 )
 def test_numbers_out_of_range(folder, wrong):
     with pytest.raises(ValueError, match=r"give|choose"):

@@ -218,7 +218,8 @@ def test_missing_and_damaged_files(tmp_path):
         load_judge(tmp_path)
     weights.write_bytes(whole)
 
-    for wrong in ("{", "[]", json.dumps({k: v for k, v in said.items() if k != "heads"})):
+    headless = json.dumps({k: v for k, v in said.items() if k != "heads"})
+    for wrong in ("{", "[]", "[" * 100_000, headless):
         config.write_text(wrong)
         with pytest.raises(ValueError, match=r"config\.json is damaged"):
             load_judge(tmp_path)
