@@ -30,6 +30,7 @@ from lib.files import alone
 from lib.fingerprints import fingerprint
 from lib.model import Context, VersatileDiffusion
 from lib.unet import ContextColumn, DataColumn, TimeEmbed
+from training import memory
 from training.cache import CAPTIONS, ENCODERS, REPLIES, VIEWS, Cache, taken
 from training.export import export, record
 from training.lora import adapt, adapters, save_adapters
@@ -81,6 +82,7 @@ class FlowOptions:
 
 
 ASKED_WEIGHT = (0.25, 0.6)  # of the word's context beside the picture's
+TOGETHER = 100  # samples that are measured at once
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,10 @@ class Draw:
     words: np.ndarray | None
     dropped: np.ndarray
     t: Tensor
+
+    def __getitem__(self, part: slice) -> Draw:
+        """Some of the samples."""
+        return Draw(**{name: v if v is None else v[part] for name, v in vars(self).items()})
 
 
 class FlowsStage(Stage):
@@ -136,7 +142,7 @@ class FlowsStage(Stage):
             raise ValueError(f"No flow has a share: give at least one of {', '.join(FLOWS)}.")
         columns = new_columns(vd.spec)
         self.modules = nn.ModuleDict({name: columns[name] for name in parts_of(self.options)})
-        freeze(self.modules, self.options.frozen)
+        memory.freeze(self.modules, self.options.frozen)
         self.vd = VersatileDiffusion(vd.spec, dict(self.modules))
         self.base: dict[str, Any] = {}
         self.nulls = {}
@@ -242,7 +248,9 @@ class FlowsStage(Stage):
             t=torch.from_numpy((share * timesteps).astype(np.int64)).clamp(max=timesteps - 1),
         )
 
-    def _flow_loss(self, flow: str, cache: Cache, draw: Draw, weight: float = 0.0) -> Tensor:
+    def _flow_loss(
+        self, flow: str, cache: Cache, draw: Draw, weight: float = 0.0, noise: Tensor | None = None
+    ) -> Tensor:
         data, kind = FLOWS[flow]
         latents = cache.image_latents if data == "image" else cache.text_latents
         contexts = cache.image_tokens if kind == "image" else cache.text_tokens
@@ -256,7 +264,7 @@ class FlowsStage(Stage):
             tokens = taken(cache.word_tokens, device, draw.words)
             tokens = torch.where(dropped, self.nulls["word"].to(device), tokens)
             mix.append((Context("text", tokens), weight))
-        noise = torch.randn_like(x_0)
+        noise = torch.randn_like(x_0) if noise is None else noise
         x_t = self.vd.schedule.add_noise(x_0, draw.t, noise)
         eps = self.vd.eps(x_t, draw.t.to(device), mix)
         errors = (eps.float() - noise).square().flatten(1).mean(1)
@@ -281,7 +289,12 @@ class FlowsStage(Stage):
             draw.rows[:] = rng.permutation(len(self.validation))[:size]
             draw.dropped[:] = False
             draw.t.copy_(torch.linspace(1, self.vd.schedule.num_timesteps - 1, size).long())
-            measured[f"loss_{flow}"] = self._flow_loss(flow, self.validation, draw).item()
+            shape = getattr(self.validation, f"{FLOWS[flow][0]}_latents").shape[2:]
+            noise, total = torch.randn(size, *shape, device=self.device), 0.0
+            for part in (slice(k, k + TOGETHER) for k in range(0, size, TOGETHER)):
+                loss = self._flow_loss(flow, self.validation, draw[part], noise=noise[part])
+                total += loss.item() * len(noise[part])
+            measured[f"loss_{flow}"] = total / size
         return measured
 
     def export(self, measured: dict[str, float], seconds: float) -> None:
@@ -292,21 +305,6 @@ class FlowsStage(Stage):
         with alone(self.out):
             save_adapters(self.adapter, self.modules, self.out)
             record(self, measured, seconds)
-
-
-def freeze(modules: nn.ModuleDict, names: tuple[str, ...]) -> None:
-    """Have some parameter groups keep the weights they have.
-
-    Raises:
-        ValueError: there is no such group, or nothing is left to be trained.
-    """
-    if not {*names} < {*modules}:
-        raise ValueError(
-            f"There is no freezing {', '.join(names)}: choose parameter groups from "
-            f"{', '.join(modules)}, but not all of them."
-        )
-    for name in names:
-        modules[name].requires_grad_(False)
 
 
 def parts_of(options: FlowOptions) -> tuple[str, ...]:

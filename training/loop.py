@@ -95,7 +95,7 @@ def train(
         track: a tracker of accelerate's and its folder (`training.tracking`).
 
     Returns:
-        What `stage.measure` found on the averaged weights.
+        What `stage.measure` found on the averaged weights; nothing in processes but the first.
 
     Raises:
         ValueError: the checkpoint, or the finished run, is of another recipe, another model or

@@ -87,6 +87,21 @@ def trained(modules: nn.Module) -> list[nn.Parameter]:
     return [p for p in modules.parameters() if p.requires_grad]
 
 
+def freeze(modules: nn.ModuleDict, names: tuple[str, ...]) -> None:
+    """Have some parameter groups keep the weights they have.
+
+    Raises:
+        ValueError: there is no such group, or nothing is left to be trained.
+    """
+    if not {*names} < {*modules}:
+        raise ValueError(
+            f"There is no freezing {', '.join(names)}: choose parameter groups from "
+            f"{', '.join(modules)}, but not all of them."
+        )
+    for name in names:
+        modules[name].requires_grad_(False)
+
+
 def local(tensor: Tensor) -> Tensor:
     """What this process has of a tensor: all, or its share."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

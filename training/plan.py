@@ -23,7 +23,7 @@ from lib.specs import VD_EMOJI, VD_FOUR_FLOW_V1_0, VD_MINI
 from training import memory
 from training.datasets import NAMED
 from training.export import current_spec
-from training.flows import FlowOptions, freeze, parts_of
+from training.flows import FlowOptions, parts_of
 from training.lora import adapt
 from training.recipes import chosen
 from training.stage import Recipe, native_bf16
@@ -126,7 +126,7 @@ def _parts(
         lengths = {"image": vision.tokens, "text": spec.clip.text.positions}
         samples = sum(round(recipe.batch * share) for share in options.share.values())
         of = 10  # shares are tenths of the batch
-        freeze(modules, options.frozen)
+        memory.freeze(modules, options.frozen)
         if options.lora is not None:
             adapt(vd, options.lora, options.lora_layers, recipe.seed)
 
