@@ -135,9 +135,9 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # another C library
         return
-    trim_threshold, mmap_max = -1, -4  # names of options in malloc.h
+    trim_threshold, mmap_threshold = -1, -3  # names of options in malloc.h
     mallopt(trim_threshold, 2**30)  # a model that is deleted still goes back
-    mallopt(mmap_max, 0)
+    mallopt(mmap_threshold, 2**25)  # the most there is; larger holes are never filled again
     _keeping.append(True)
 
 
