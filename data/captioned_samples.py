@@ -178,7 +178,7 @@ class CaptionedSamples:
             kept = Path(self._while.name)
         path = kept / f"pictures-{self._name(rows)}.json"
         with alone(path):
-            if not path.exists():
+            if not (path.exists() and path.with_suffix(".bin").exists()):
                 bar = tqdm(rows.items(), "pictures", disable=not progress, unit="picture")
                 self._open(bar, path)
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -250,6 +250,7 @@ class CaptionedSamples:
             part.entries = [self.entries[row] for row in rows]
             part._places, part._part = self._places[rows], {"held_out": [held, seed]}
         parts[1].jitter = parts[1].mirror = False
+        parts[1]._part = {"held_out": [held, seed], "measured": True}  # halves are no twins
         return parts
 
     def __len__(self) -> int:

@@ -54,14 +54,15 @@ Mix = Sequence[tuple[Context, float]]
 def stacked(first: Mix, second: Mix) -> Mix | None:
     """Two mixes as one of both their batches, the first one's samples first; weights of the second.
 
-    None where they do not fit together: other kinds, or tokens of another shape.
+    None where they do not fit together: other kinds, or tokens of another shape. Tokens lie
+    where the second ones do, in a precision that holds both.
     """
     pairs = list(zip(first, second, strict=False))
     alike = [(a.kind, a.tokens.shape) == (b.kind, b.tokens.shape) for (a, _), (b, _) in pairs]
     if not len(first) == len(second) == sum(alike):
         return None
     return [
-        (Context(b.kind, torch.cat([a.tokens.to(b.tokens), b.tokens])), weight)
+        (Context(b.kind, torch.cat([a.tokens.to(b.tokens.device), b.tokens])), weight)
         for (a, _), (b, weight) in pairs
     ]
 

@@ -308,8 +308,7 @@ class VersatileDiffusion(Components):
 
         Returns:
             (x_t, t) -> eps. Both halves are one batch where that is small (`TOGETHER`) and their
-            tokens have one shape; whoever looks into the network, and wants to see them one
-            after the other, sets `joins_halves` to False.
+            tokens have one shape, unless `joins_halves` is False: who looks on sees two calls.
 
         Raises:
             ValueError: another number of nulls than of contexts.
@@ -334,6 +333,7 @@ class VersatileDiffusion(Components):
 
         def halves(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
             if together and self.joins_halves and 2 * len(x) <= TOGETHER:
+                check_inputs(self.spec, x, contexts)  # whose sentences tell of one half
                 return self.eps(torch.cat([x, x]), t, together).chunk(2)
             return null(x, t), cond(x, t)
 

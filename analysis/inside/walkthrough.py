@@ -308,7 +308,7 @@ def guidance_vectors(
 
     Raises:
         ValueError: scale is 0 or 1.
-        AssertionError: the library's guided prediction differs.
+        AssertionError: the library's guided prediction differs by more than its precision.
     """
     if scale in (0, 1):
         raise ValueError(f"scale is {scale}: with 0 or 1 there is one branch and nothing to see.")
@@ -336,7 +336,7 @@ def guidance_vectors(
         norms = [v.norm(dim=1) / root for v in (cond, null, cond - null, eps)]
         rows.append([*norms, _degrees(cond, null), _degrees(cond, eps)])
         steps.append(step)
-    agree("first guided eps", steps[0].eps, first)
+    agree("first guided eps", steps[0].eps, first, None if vd.dtype.itemsize >= 4 else 5e-2)
     names = ("cond", "null", "difference", "guided", "angle", "turn")
     columns = dict(zip(names, map(torch.stack, zip(*rows, strict=True)), strict=True))
     t = [step.t for step in steps]

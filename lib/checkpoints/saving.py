@@ -92,7 +92,8 @@ def save(
             "space or choose another folder, and save again."
         ) from error
     ours = rf"({'|'.join(names)})(-[0-9a-f]{{8}}-\d{{5}}-of-\d{{5}})?\.safetensors(\.index\.json)?"
-    for path in folder.iterdir():
+    # an index first: it wins over a whole file, and must not name parts that are gone
+    for path in sorted(folder.iterdir(), key=lambda p: not p.name.endswith(INDEX)):
         if re.fullmatch(ours, path.name) and path.name not in written:
             with suppress(OSError):  # what is open elsewhere may stay: nothing names it any more
                 path.unlink()

@@ -215,6 +215,8 @@ def test_a_share_is_held_out(shards):
     assert again.identity() == few.identity() != other.identity()
     assert again.entries == few.entries != other.entries
     assert most.identity() != few.identity() and not few.mirror and not few.jitter
+    pair = CaptionedSamples(replace(shards, entries=shards.entries[:2]), 12, jitter=False)
+    assert len(pair) == 2 and len({str(part.identity()) for part in pair.split(0.2, 0)}) == 2
     assert len(samples.split(0.001, 0)[1]) == 1
     centred = CaptionedSamples(shards, 12, jitter=False)
     rows = [[samples.key(i) for i in range(19)].index(name) for name in names[1]]
@@ -250,6 +252,10 @@ def test_pictures_are_opened_once_for_all_who_ask_alike(folder, tmp_path, monkey
     assert second.skipped == first.skipped and second.skipped[-1].name == "9.png"
     CaptionedSamples(folder, 16, mirror=True, kept=kept)  # which is done later
     assert not count
+    next(kept.glob("*.bin")).unlink()  # what somebody removed is made again
+    again = CaptionedSamples(folder, 16, kept=kept)
+    assert torch.equal(again.pictures(range(5), stream()), first.pictures(range(5), stream()))
+    count.clear()
     for other in ({"side": 8}, {"fit": "pad"}, {"min_side": 10}, {"clean": True}):
         CaptionedSamples(folder, **({"side": 16} | other), kept=kept)
         assert count

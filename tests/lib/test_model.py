@@ -131,6 +131,21 @@ def test_tokens_of_other_lengths_stay_two_halves(vd, noisy, contexts, monkeypatc
     torch.testing.assert_close(guided, null + 3 * (cond - null), rtol=0, atol=1e-5)
 
 
+def test_nulls_of_another_precision_lose_nothing(vd, noisy, contexts):
+    """Numbers that float16 does not have stay what they are beside a float16 context."""
+    null = Context("text", contexts["text"].tokens + 1e5)
+    half = Context("text", contexts["text"].tokens.half())
+    guided = vd.guided([(half, 1.0)], "image", 3.0, [null])(noisy["image"], 301)
+    cond, away = (vd.eps(noisy["image"], 301, [(c, 1.0)]) for c in (half, null))
+    torch.testing.assert_close(guided, away + 3 * (cond - away), rtol=0, atol=1e-4)
+
+
+def test_batches_that_differ_are_told_as_they_were_given(vd, noisy, contexts):
+    one = Context("text", contexts["text"].tokens[:1])
+    with pytest.raises(ValueError, match=r"^2 latents but 1 text contexts"):
+        vd.guided([(one, 1.0)], "image", 3.0)(noisy["image"], 301)
+
+
 def test_pooled_tokens_have_length_one(vd, contexts):
     assert torch.allclose(contexts["image"].tokens[:, 0].norm(dim=-1), torch.ones(2), atol=1e-5)
     features = vd.text_features(["a red circle"])
