@@ -32,10 +32,15 @@ class Lines:
         path: the file.
         note: takes the object of each line that is there, oldest first; what it raises passes the
             line over, with a warning.
+
+    Raises:
+        ValueError: something that is no file lies there.
     """
 
     def __init__(self, path: Path, note: Callable[[dict[str, Any]], Any]) -> None:
         self.path = path
+        if path.exists() and not path.is_file():  # a pipe would wait, a device forget
+            raise ValueError(f"{shown(path)} is no regular file: delete it.")
         data = path.read_bytes() if path.is_file() else b""
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):

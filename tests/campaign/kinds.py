@@ -105,6 +105,10 @@ def _read_prompts(world: World, place: Path, value: tuple[str, bytes]) -> None:
 # ---------------------------------------------------------------------- commands
 
 
+_USUAL = st.sampled_from(["1", "2", "0.5", "0", "0.25"])
+"""Words that many options take."""
+
+
 def _options(world: World) -> SearchStrategy:
     def of(name: str) -> SearchStrategy:
         mode = MODES[name]
@@ -114,7 +118,9 @@ def _options(world: World) -> SearchStrategy:
             for flag in option.flags or (f"--{key.replace('_', '-')}",)
         ]
         chosen = st.lists(
-            st.tuples(st.sampled_from(flags), WORDS | _choices(mode)), min_size=1, max_size=3
+            st.tuples(st.sampled_from(flags), _USUAL | _choices(mode) | WORDS),
+            min_size=1,
+            max_size=3,
         )
         return st.tuples(st.just(name), chosen)
 
@@ -262,20 +268,20 @@ def _weights(world: World, place: Path, value: tuple[str, list, str]) -> None:
 
 
 def _tensors(world: World) -> SearchStrategy:
-    clip = world.vd.spec.clip
-    shapes = st.sampled_from([(1, clip.text.positions, clip.projection), (3, 16), (1, 4, 4, 4)])
-    shapes |= st.lists(st.sampled_from([0, 1, 2, 4, 8, 16, 32]), max_size=4).map(tuple)
-    kinds = st.sampled_from(["float32", "float16", "float64", "int64", "bool", "complex64", "O"])
-    fill = st.sampled_from([0.0, 1.0, float("nan"), 1e38])
+    clip, latent = world.vd.spec.clip, (1, *world.vd.latent_shape("image"))
+    odd = st.sampled_from([(3, 16), (1, 4, 4, 4), latent[1:], (2, *latent[1:])])
+    odd |= st.lists(st.sampled_from([0, 1, 2, 4, 8, 16, 32]), max_size=4).map(tuple)
+    few = ["float64", "int64", "bool", "complex64", "O"]
+    kinds = st.sampled_from([*["float32", "float16"] * len(few), *few])
+    fill = st.sampled_from([*[0.0, 1.0, -0.3] * 2, float("nan"), 1e38])
     form = st.sampled_from([".npy", ".npz", ".pt", ".pth", ".safetensors"])
-    return st.tuples(
-        st.sampled_from(["context", "latents", "start"]),
-        shapes,
-        kinds,
-        fill,
-        form,
-        EDITS | st.none(),
-    )
+
+    def of(use: str) -> SearchStrategy:
+        good = (1, clip.text.positions, clip.projection) if use == "context" else latent
+        shapes = st.just(good) | st.just(good) | st.just(good) | odd
+        return st.tuples(st.just(use), shapes, kinds, fill, form, st.none() | st.none() | EDITS)
+
+    return st.sampled_from(["context", "latents", "start"]).flatmap(of)
 
 
 def _tensor_file(world: World, place: Path, value: tuple) -> None:

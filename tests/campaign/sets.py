@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,19 @@ _BYTES = st.tuples(st.just("bytes"), EDITS)
 _VALUES = st.tuples(st.just("values"), CHANGES)
 
 
-def _damaged(path: Path, change: tuple[str, list]) -> None:
-    """Change a file's bytes, or what it says if it is JSON."""
+_OTHER = st.tuples(st.just("other"), st.sampled_from(["pipe", "endless", "deep", "folder", "gone"]))
+
+
+def _damaged(path: Path, change: tuple[str, Any]) -> None:
+    """Change a file's bytes, or what it says if it is JSON, or put something else in its place."""
     kind, changes = change
     data = path.read_bytes()
+    if kind == "other":
+        path.unlink()
+        put = {"pipe": os.mkfifo, "endless": lambda path: path.symlink_to("/dev/zero")}
+        put |= {"deep": lambda path: path.write_text("[" * 10**5), "folder": os.mkdir}
+        put.get(changes, str)(path)
+        return
     if kind == "values" and path.suffix in (".json", ".jsonl"):
         try:
             first, *rest = [json.loads(data)]
@@ -72,7 +82,7 @@ def read(world: World, place: Path, value: tuple[str, int, Any, bool]) -> None:
 
 def index_files(world: World) -> SearchStrategy:
     """Which file of an index is changed, and how."""
-    return st.tuples(st.integers(0, 3), _BYTES | _VALUES)
+    return st.tuples(st.integers(0, 3), _BYTES | _VALUES | _OTHER)
 
 
 def search(world: World, place: Path, value: tuple[int, Any]) -> None:
@@ -97,7 +107,7 @@ def search(world: World, place: Path, value: tuple[int, Any]) -> None:
 
 def result_files(world: World) -> SearchStrategy:
     """Which file of the results is changed, and how."""
-    return st.tuples(st.integers(0, 20), _BYTES | _VALUES)
+    return st.tuples(st.integers(0, 20), _BYTES | _VALUES | _OTHER)
 
 
 def use_results(world: World, place: Path, value: tuple[int, Any]) -> None:
@@ -119,7 +129,7 @@ def use_results(world: World, place: Path, value: tuple[int, Any]) -> None:
 
 def journals(world: World) -> SearchStrategy:
     """Which file of the captions is changed, and how."""
-    return st.tuples(st.integers(0, 6), _BYTES | _VALUES)
+    return st.tuples(st.integers(0, 6), _BYTES | _VALUES | _OTHER)
 
 
 def caption_again(world: World, place: Path, value: tuple[int, Any]) -> None:

@@ -321,6 +321,16 @@ def test_journals_of_other_versions_are_passed_over(vd, photos, tmp_path, caplog
     assert caplog.text.count("of another version") == 9
 
 
+@pytest.mark.parametrize("name", ["journal.jsonl", "made.jsonl"])
+def test_a_journal_that_is_no_file_is_one_sentence(vd, photos, tmp_path, name):
+    """Who writes into a pipe waits for a reader; who writes into a device keeps nothing."""
+    for out, put in (("a", os.mkfifo), ("b", lambda path: path.symlink_to("/dev/null"))):
+        (tmp_path / out / ".caption").mkdir(parents=True)
+        put(tmp_path / out / ".caption" / name)
+        with pytest.raises(ValueError, match=f"{name} is no regular file: delete it"):
+            caption_folder(vd, photos, tmp_path / out, **HOW)
+
+
 def test_damaged_state_is_one_sentence(vd, photos, tmp_path):
     (tmp_path / "out" / ".caption").mkdir(parents=True)
     for content in ("{", "[]", '{"folder": 3}', "[" * 100_000):
