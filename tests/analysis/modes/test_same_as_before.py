@@ -96,7 +96,7 @@ HOW = {"steps": 4, "progress": False}
 def mini():
     torch.set_num_threads(1)
     vd = load("vd-mini", device="cpu", dtype=torch.float32)
-    vd.joins_halves = False  # sums of another order, as one batch has them, are amplified by guidance
+    vd.joins_halves = False  # guidance amplifies that one batch sums in another order
     return vd
 
 
