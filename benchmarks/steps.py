@@ -21,8 +21,8 @@ from benchmarks.full_size import (
     random_model,
 )
 from lib.checkpoints import load
-from lib.config import ModelSpec
-from lib.contexts import Context
+from lib.config import FLOWS, ModelSpec
+from lib.contexts import Context, stacked
 from lib.model import VersatileDiffusion
 from lib.sampler import dpmpp_2m
 
@@ -123,6 +123,24 @@ def text_to_image(args: Namespace) -> dict[str, Any]:
     if args.whole:
         result["seconds"] |= in_turns({"whole": lambda: _whole(vd, ids, x)}, 1)
     return result
+
+
+@torch.no_grad()
+def halves(args: Namespace) -> dict[str, Any]:
+    """Both halves of guidance of vd-mini as one batch, against two, by flow and batch size."""
+    vd = load("vd-mini", device="cpu")
+    result = {}
+    for flow in ("t2i", "i2t"):
+        data, kind = FLOWS[flow]
+        for batch in (1, 4, 16, 64):
+            null = vd.null_context(kind, data, batch)
+            both = [(null, 1.0)], [(Context(kind, torch.randn_like(null.tokens)), 1.0)]
+            x = torch.randn(batch, *vd.latent_shape(data))
+            one = partial(vd.eps, torch.cat([x, x]), 500, stacked(*both))
+            runs = {"one": one, "two": lambda x=x, both=both: [vd.eps(x, 500, c) for c in both]}
+            times = in_turns(runs, args.repeats)
+            result[f"{flow} {batch}"] = compared(times, "one", "two")
+    return {"one batch / two": result}
 
 
 def _whole(vd: VersatileDiffusion, ids: Tensor, x: Tensor) -> Tensor:

@@ -122,6 +122,9 @@ def _is_of_a_file(address: int) -> bool:
     return False
 
 
+_keeping: list[bool] = []  # not empty once this process keeps what it frees
+
+
 @cache
 def keep_freed_memory() -> None:
     """Let this process keep what it frees, for its next large tensors (glibc only).
@@ -139,9 +142,6 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**30)  # a model that is deleted still goes back
     mallopt(mmap_threshold, 2**25)  # the most there is; larger holes are never filled again
     _keeping.append(True)
-
-
-_keeping: list[bool] = []
 
 
 def give_back_freed_memory() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from data.samples import Samples
 from lib.config import ModelSpec
 from lib.specs import VD_EMOJI, VD_MINI
-from training import folders
+from training import folders, parallel
 
 NAMED = ("scenes", "emoji")
 
@@ -66,7 +66,7 @@ def open_data(
         )
     spec = replace(VD_EMOJI, image_size=side or VD_EMOJI.image_size)
     places = {"left_out": Path(runs) / "left-out.jsonl", "kept": Path(runs) / "cache"}
-    how = {"how": fit, "mirror": mirror, **places, **filters}
+    how = {"how": fit, "mirror": mirror, "progress": parallel.rank() == 0, **places, **filters}
     pair = folders.folder(Path(name), spec.image_size, **how)
     return Data(spec, lambda stage: pair)
 

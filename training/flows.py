@@ -59,8 +59,8 @@ class FlowOptions:
             the weights themselves.
         lora_layers: which layers have them (`training.lora.LAYERS`).
         scales: gradient factors of the parameter groups (the paper's four-flow values are image
-            data 0.2, text data 1, contexts 1, global 0.1; AdamW undoes constant factors but for the
-            clipping, so 1 everywhere is the default).
+            data 0.2, text data 1, contexts 1, global 0.1; AdamW and Muon undo constant factors but
+            for the clipping, so 1 everywhere is the default).
     """
 
     share: dict[str, float] = field(

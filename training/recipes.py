@@ -122,6 +122,8 @@ def chosen(args: argparse.Namespace, stage: str) -> Preset:
         for key in ("steps", "batch", "lr", "accumulate", "optimizer")
         if getattr(args, key) is not None
     }
+    if getattr(args, "shard", False) and "optimizer" not in given:
+        given["optimizer"] = "adamw"  # which takes divided weights, as Muon does not
     recipes = {
         key: tuple(replace(recipe, **given) for recipe in runs)
         for key, runs in preset.recipes.items()

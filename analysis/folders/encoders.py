@@ -77,7 +77,8 @@ class Encoder:
                 f"The index holds vectors of {self.width} numbers ({self.model}), {other.model} "
                 f"makes {other.width}: load the model of the index, or make another index."
             )
-        if self.weights != other.weights:
+        # before sizes were digested, too, an index held the fingerprint alone
+        if self.weights not in (other.weights, other.weights.partition("-")[0]):
             how = f" in {self.dtype}, here it is {other.dtype}" if self.dtype != other.dtype else ""
             raise ValueError(
                 f"The index was made with {self.model} ({self.weights}){how}; the vectors of "

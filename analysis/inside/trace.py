@@ -95,6 +95,9 @@ class Activation:
 class Trace:
     """A recording of what `vd.eps` computes; its hooks go at the end of its block.
 
+    Meanwhile both halves of guidance are computed one after the other: results differ from those
+    without a recording by rounding.
+
     A context is told to be null by its tokens: those of `vd.null_context`, or of `nulls`. (A prompt
     "" is therefore null.) Where CLIP is not loaded, give `nulls`.
 
@@ -212,10 +215,10 @@ class Trace:
 
     def __enter__(self) -> Trace:
         self.vd.require("time_embed")
-        # branches are told apart by call
-        self._joined, self.vd.joins_halves = self.vd.joins_halves, False
         self._handles.append(self.vd.time_embed.register_forward_pre_hook(self._begin))
         self._hook_columns()
+        # branches are told apart by call
+        self._joined, self.vd.joins_halves = self.vd.joins_halves, False
         return self
 
     def __exit__(self, *error: object) -> None:
