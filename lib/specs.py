@@ -92,7 +92,7 @@ VD_EMOJI = replace(
         scale=1.0,
         patch=4,
     ),
-    scale_text=4.0,
-    scale_image=4.0,
+    scale_text=3.0,
+    scale_image=3.0,
 )
 """The model this repository trains from nothing on drawings of 64 x 64 pixels by eight artists."""
