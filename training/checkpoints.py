@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lib.checkpoints.tensor_files import save_pickle
 from lib.files import replacing
 from training import memory, parallel
 
@@ -51,7 +52,7 @@ def save(path: Path, stage: Stage, optimizer: Any, ema: Ema, step: int, seconds:
     if parallel.rank():
         return
     with replacing() as temporary:
-        torch.save(state, temporary(path))
+        save_pickle(state, temporary(path))
 
 
 def resume(folder: Path, stage: Stage, optimizer: Any, ema: Ema) -> tuple[int, float]:

@@ -28,7 +28,7 @@ from lib.checkpoints import diffusers_folder, keymaps
 from lib.checkpoints.hub import check_space
 from lib.checkpoints.parts import OWN, Part, check_fit, read_weight
 from lib.checkpoints.sources import AbsentError, Source, locate
-from lib.checkpoints.tensor_files import ending, open_tensors, write_tensors
+from lib.checkpoints.tensor_files import ending, open_tensors, save_pickle, write_tensors
 from lib.components import named_tensors, structure
 from lib.config import COMPONENTS, ModelSpec
 from lib.files import beside, replacing
@@ -121,7 +121,7 @@ def convert(
                 _write(mapped if pickled else target, model, keys, wanted, kinds, bar.update)
                 if pickled:
                     tensors = open_tensors(mapped)
-                    torch.save({key: tensors[key] for key in tensors.shapes}, target)
+                    save_pickle({key: tensors[key] for key in tensors.shapes}, target)
         if layout != "official":
             _write_rest(root, model, layout, extra, [path for path in files if "/" in path])
         _check_destination(destination, layout)

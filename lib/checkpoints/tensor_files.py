@@ -214,6 +214,20 @@ def _open_pickle(path: Path, head: bytes) -> TensorFile:
     return TensorFile(path, shapes, dtypes, values.__getitem__)
 
 
+def save_pickle(values: Any, path: Path) -> None:
+    """Write what `load_pickle` reads.
+
+    Raises:
+        OSError: what the system says; of a full disk, torch itself says "unexpected pos" only.
+    """
+    try:
+        torch.save(values, path)
+    except RuntimeError:
+        with path.open("ab") as file:  # who has no room for more is told so here
+            file.write(bytes(2**20))
+        raise
+
+
 def load_pickle(path: Path, mapped: bool = False) -> Any:
     """What a pickle of tensors holds, on the CPU; code in it is not run, but an error of torch's.
 

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from analysis import cli
 from analysis.results.outputs import VOLATILE, read_record
@@ -59,6 +61,7 @@ def start(run: Callable[[], int], die_at: int = 0, count: Path | None = None) ->
         null = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(null, stream)
+        tqdm.set_lock(threading.RLock())  # processes have one lock, which a killed one may hold
         events = [0]
 
         def audit(event: str, arguments: Any) -> None:

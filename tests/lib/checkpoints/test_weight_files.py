@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -175,3 +176,16 @@ def test_a_file_that_goes_while_it_is_opened_is_a_sentence(tmp_path):
     """What safetensors raises then is no error of its own kind."""
     with pytest.raises(ValueError, match="damaged or incomplete"):
         tensor_files._open_safetensors(tmp_path / "gone.safetensors")
+
+
+def test_a_pickle_that_cannot_be_written_is_the_systems_error(tmp_path):
+    """torch, given a path, raises a RuntimeError that nobody can tell from a fault of ours."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+    try:
+        with pytest.raises(OSError, match=r"\[Errno \d+\]"):
+            tensor_files.save_pickle({"a": torch.zeros(50_000)}, tmp_path / "large.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    tensor_files.save_pickle({"a": torch.ones(3)}, tmp_path / "small.pt")
+    assert torch.equal(tensor_files.load_pickle(tmp_path / "small.pt")["a"], torch.ones(3))
