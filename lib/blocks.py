@@ -8,7 +8,23 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.ops import upsampled_conv
+from lib.ops import conv3x3, upsampled_conv
+
+
+class Convolution(nn.Conv2d):
+    """A 3x3 convolution with padding 1.
+
+    Args:
+        channels_in, channels_out: widths.
+        stride: step between windows.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
+        super().__init__(channels_in, channels_out, 3, stride, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
+        return conv3x3(x, self.weight, self.bias, self.stride[0])
 
 
 class Pointwise(nn.Conv2d):
@@ -58,7 +74,7 @@ class ResidualBlock(nn.Module):
 
     def conv(self, channels_in: int, channels_out: int) -> nn.Module:
         """The block's kind of convolution."""
-        return nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        return Convolution(channels_in, channels_out)
 
     def skip(self, channels_in: int, channels_out: int) -> nn.Module:
         """The projection of the skip path where widths differ."""
@@ -111,7 +127,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.op = Convolution(channels, channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""

@@ -10,10 +10,10 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from lib.ops import LARGE
+
 BIG = 200_000_000
 """Parameters from which on half precision is worth its rounding (see `choose_dtype`)."""
-LARGE = 2_000_000
-"""Numbers of one weight from which on a network is large (see `settle`)."""
 
 
 def choose_device(device: torch.device | str | None = None) -> torch.device:

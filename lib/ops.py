@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,15 @@ SHORT = 256 * 256
 operations than with the fused kernel; `python -m benchmarks.attention` prints by how much."""
 ROWS = 512
 """Queries that `_by_rows` takes together: 512 x 4096 scores are 4 MB, which stay in the cache."""
+TINY = 1e-30
+"""Sum of weights below which it is not sure that they are what they should be."""
 LANES = 16
 """Numbers of a vector register: a matrix product is as fast at width 48 as at 40, or faster."""
+LARGE = 2_000_000
+"""Numbers of one weight from which on a network is large (see `lib.devices.settle`)."""
+FEW = 256
+"""Up to so many pixels a CPU convolves faster with a large kernel by a matrix product: torch turns
+a kernel around before every use, which takes longer then than to use it."""
 LARGE_MAP = 32 * 32
 """Pixels of a map from which on `upsampled_conv` is worth making its kernel."""
 
@@ -58,7 +66,9 @@ def _by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The same in bfloat16 on a CPU: head by head, `ROWS` queries at a time, no gradients.
 
     torch's fused kernel leaves most of a CPU's bfloat16 instructions unused here (see
-    `benchmarks/README.md`).
+    `benchmarks/README.md`). Weights are `2^s` with `s = q k^T log2(e) / sqrt(d)`, and one more
+    column of values, of ones, gives their sum: no pass over the weights looks for the largest score
+    or divides. Where that is beyond a float's range, the head is done again by the safe softmax.
 
     Args:
         q: (B, heads, N, d).
@@ -67,18 +77,54 @@ def _by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, heads, N, d).
     """
-    width, scale = v.shape[-1], q.shape[-1] ** -0.5
-    v = F.pad(v, (0, -width % LANES))
+    width = v.shape[-1]
+    q = q * (width**-0.5 / math.log(2))
+    v = F.pad(F.pad(v, (0, 1), value=1.0), (0, -(width + 1) % LANES))
     out = q.new_empty(*q.shape[:-1], v.shape[-1])
     scores = q.new_empty(min(ROWS, q.shape[2]), k.shape[2])
-    heads = zip(*(x.flatten(0, 1) for x in (q * scale, k.mT.contiguous(), v, out)), strict=True)
-    for q_head, k_head, v_head, out_head in heads:
-        for rows, result in zip(q_head.split(ROWS), out_head.split(ROWS), strict=True):
-            weights = scores[: len(rows)]
-            torch.mm(rows, k_head, out=weights)  # (rows, M)
-            torch.softmax(weights, dim=-1, out=weights)
-            torch.mm(weights, v_head, out=result)  # (rows, d)
-    return out[..., :width]
+    for heads in zip(*(x.flatten(0, 1) for x in (q, k.mT.contiguous(), v, out)), strict=True):
+        _one_head(*heads, scores, torch.exp2)
+        sums = heads[-1][:, width]
+        if not (sums.isfinite() & (sums > TINY)).all():
+            _one_head(*heads, scores, _softmax2)
+    return out[..., :width] / out[..., width : width + 1]
+
+
+def _one_head(q: Tensor, k: Tensor, v: Tensor, out: Tensor, scores: Tensor, weigh: Any) -> None:
+    for rows, result in zip(q.split(ROWS), out.split(ROWS), strict=True):
+        weights = scores[: len(rows)]
+        torch.mm(rows, k, out=weights)  # (rows, M)
+        weigh(weights, out=weights)
+        torch.mm(weights, v, out=result)  # (rows, d)
+
+
+def _softmax2(scores: Tensor, out: Tensor) -> Tensor:
+    """`2^s / sum 2^s` in every row."""
+    return torch.softmax(scores * math.log(2), dim=-1, out=out)
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1) -> Tensor:
+    """A 3x3 convolution with padding 1.
+
+    A CPU does it for `FEW` pixels as one matrix product of all windows, (pixels, 9 C) by (9 C, C'),
+    if the kernel is large and has its channels last (`lib.devices.settle`).
+
+    Args:
+        x: (B, C, H, W).
+        weight, bias: (C', C, 3, 3) and (C',).
+        stride: step between windows.
+
+    Returns:
+        (B, C', ceil(H / stride), ceil(W / stride)).
+    """
+    kernel = weight.permute(0, 2, 3, 1)
+    few = x.shape[0] * x.shape[2] * x.shape[3] <= FEW * stride**2 and weight.numel() >= LARGE
+    if not few or x.device.type != "cpu" or weight.requires_grad or not kernel.is_contiguous():
+        return F.conv2d(x, weight, bias, stride=stride, padding=1)
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+    windows = padded.unfold(1, 3, stride).unfold(2, 3, stride)  # (B, H', W', C, 3, 3)
+    windows = windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
+    return F.linear(windows, kernel.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -97,7 +143,7 @@ def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     large = x.shape[2] * x.shape[3] >= LARGE_MAP
     if not large or x.device.type != "cpu" or weight.requires_grad:
-        return F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
+        return conv3x3(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias)
     kernel = weight.flip(2, 3).transpose(0, 1).float()
     for axis in (2, 3):
         none = torch.zeros_like(kernel.narrow(axis, 0, 1))

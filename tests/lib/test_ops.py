@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lib import ops
-from lib.devices import LARGE, _is_of_a_file, release, settle
+from lib.devices import _is_of_a_file, release, settle
 from lib.transformer import FeedForward
 
 
@@ -28,6 +28,40 @@ def test_attention_by_rows(queries, keys, width):
     exact = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
     assert queries * keys > ops.SHORT
     assert off(ops.attention(q, k, v, 3), exact) < 0.01
+
+
+@pytest.mark.parametrize("shift", [300.0, -300.0])
+def test_attention_by_rows_beyond_a_floats_range(shift):
+    """2^300 is no float, and 2^-300 is 0: such a head is done again by the safe softmax."""
+    g = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(1, 600, 2 * 16, generator=g).bfloat16() for _ in range(3))
+    heads = [x.double().unflatten(2, (2, 16)).transpose(1, 2) for x in (q, k, v)]
+    exact = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    q[..., :16], k[..., :16] = 1.0, shift / 4  # every score of the first head is `shift`,
+    k[:, 7, :16] += 16.0  # but for key 7, which wins
+    found = ops.attention(q, k, v, 2)
+    assert torch.equal(found[..., :16], v[:, 7:8, :16].expand(1, 600, 16))
+    assert off(found[..., 16:], exact[..., 16:]) < 0.01
+
+
+@pytest.mark.parametrize(("side", "stride"), [(8, 1), (8, 2), (7, 2), (16, 1), (20, 1)])
+def test_convolution_as_a_matrix_product(side, stride, monkeypatch):
+    monkeypatch.setattr(ops, "LARGE", 100)
+    g = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(1, 12, side, side, generator=g), torch.randn(20, 12, 3, 3, generator=g)
+    bias = torch.randn(20, generator=g)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), stride, padding=1)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    called = []
+    monkeypatch.setattr(
+        ops.F, "linear", lambda *a: called.append(1) or torch.matmul(a[0], a[1].T) + a[2]
+    )
+    found = ops.conv3x3(x, weight, bias, stride)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-4)
+    assert len(called) == (side < 20)
+    learned = ops.conv3x3(x, weight.requires_grad_(), bias, stride)
+    torch.testing.assert_close(learned.double(), exact, rtol=0, atol=1e-4)
+    assert len(called) == (side < 20)
 
 
 def test_attention_by_rows_leaves_gradients_to_torch():
@@ -62,7 +96,7 @@ def test_tokens_in_parts(monkeypatch):
 
 def test_large_convolutions_have_their_channels_last():
     small = settle(nn.Conv2d(3, 4, 3))
-    large = nn.Conv2d(LARGE // 9 + 1, 1, 3)
+    large = nn.Conv2d(ops.LARGE // 9 + 1, 1, 3)
     values = large.weight.detach().clone()
     settle(large.requires_grad_(False))
     last = {"memory_format": torch.channels_last}
