@@ -8,6 +8,7 @@ worker a share of its own. `CaptionedSamples` is the same data by number, as tra
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,8 +28,8 @@ from tqdm import tqdm
 from data.captioned import CaptionedFolder, Entry, add_to_digest, open_entry, opened
 from data.cleaning import clean_caption
 from data.folders import Skipped, count_and_name, shown
-from lib.checks import number, whole_number
-from lib.files import alone, replacing, write_atomic
+from lib.checks import number, read_json, whole_number
+from lib.files import DISK, alone, replacing, write_atomic
 from lib.images import FITS, fit, to_tensor
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 MIRRORED = 0.5
 KEPT = 2**32
 """Bytes of pictures that are kept on the disk; further ones are opened again each time."""
+_FULL = "No space is left on the disk (%s): no pictures are kept, each is opened again each time"
 
 
 @dataclass(frozen=True)
@@ -178,15 +180,12 @@ class CaptionedSamples:
             kept = Path(self._while.name)
         path = kept / f"pictures-{self._name(rows)}.json"
         with alone(path):
-            if not (path.exists() and path.with_suffix(".bin").exists()):
+            if not self._read(path, rows):
                 bar = tqdm(rows.items(), "pictures", disable=not progress, unit="picture")
                 self._open(bar, path)
-        about = json.loads(path.read_text(encoding="utf-8"))
-        self.entries = [rows[row] for row in about["rows"]]
-        self.skipped += [Skipped(*item) for item in about["skipped"]]
-        self.digest, self._part, self._opened_for = about["digest"], {}, jitter
+                self._read(path, rows)
+        self._part, self._opened_for = {}, jitter
         self._places = np.arange(len(self))
-        self._shapes = np.array(about["shapes"], np.int64).reshape(-1, 3)
         self._ends = self._shapes.prod(1).cumsum()
         if len(self._ends):
             self._pixels = np.memmap(path.with_suffix(".bin"), np.uint8, "r")
@@ -214,6 +213,20 @@ class CaptionedSamples:
             digest.update(repr((row, replace(entry, path=states.get(entry.path)))).encode())
         return digest.hexdigest()[:16]
 
+    def _read(self, path: Path, rows: Mapping[int, Entry]) -> bool:
+        """Take up what was kept of the pictures; whether it was there, and whole."""
+        try:
+            about = read_json(path)
+            self.entries = [rows[row] for row in about["rows"]]
+            skipped = [Skipped(*item) for item in about["skipped"]]
+            self._shapes = np.array(about["shapes"], np.int64).reshape(-1, 3)
+            self.digest = about["digest"]
+            whole = path.with_suffix(".bin").stat().st_size == self._shapes.prod(1).sum()
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+        self.skipped += skipped if whole else []
+        return bool(whole)
+
     def _open(self, entries: Iterable[tuple[int, Entry]], path: Path) -> None:
         """Open all pictures, keep them beside a file that says which are good, and why others not.
 
@@ -222,15 +235,17 @@ class CaptionedSamples:
         digest, skipped, rows, shapes, room = hashlib.sha256(), [], [], [], KEPT
         limits = self.filters["min_side"], self.filters["max_watermark"]
         with replacing() as temporary:
-            with temporary(path.with_suffix(".bin")).open("wb") as file:
+            with temporary(path.with_suffix(".bin")).open("wb", buffering=0) as file:
                 for picture in opened(entries, skipped, *limits):
                     rows.append(picture.position)
                     add_to_digest(digest, picture)
                     if room > 0:
                         pixels = self._sized(picture.image)
-                        file.write(pixels.tobytes())
-                        shapes.append(pixels.shape)
                         room -= pixels.nbytes
+                        shapes.append(pixels.shape)
+                        if not _write(file, pixels):
+                            log.warning(_FULL, path.parent)
+                            room, shapes = file.truncate(0), []
             about = {"digest": digest.hexdigest()[:16], "rows": rows, "shapes": shapes}
             about["skipped"] = [astuple(item) for item in skipped]
             temporary(path).write_text(json.dumps(about), encoding="utf-8")
@@ -321,3 +336,13 @@ class CaptionedSamples:
         )
         pixels = pixels[top : top + self.side, left : left + self.side]
         return pixels[:, ::-1] if self.mirror and rng.random() < MIRRORED else pixels
+
+
+def _write(file: io.RawIOBase, pixels: np.ndarray) -> bool:
+    """Write a picture; whether there was space for all of it."""
+    try:
+        return file.write(pixels.tobytes()) == pixels.nbytes
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from data.folders import PICTURE_BYTES, Skipped, read_file, shown
+from lib.checks import parse_json
 
 PICTURE_COLUMNS = (
     *("file_name", "filename", "file", "filepath", "file_path", "image", "image_path"),
@@ -80,18 +80,6 @@ def lines(data: bytes) -> list[str]:
     """
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return data.decode("utf-16" if wide else "utf-8-sig").splitlines()
-
-
-def parse_json(data: bytes | str) -> Any:
-    """What a JSON text says.
-
-    Raises:
-        ValueError: it is none, or nested deeper than anybody means.
-    """
-    try:
-        return json.loads(data)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
 
 
 def plain(column: str) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.entries import Item, captions_of, parse_json
+from data.entries import Item, captions_of
 from data.folders import Skipped, shown
 from data.names import folder_of_pictures, listed
 from data.tables import read_list
+from lib.checks import parse_json
 
 
 def coco_files(folder: Path) -> list[Path]:

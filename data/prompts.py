@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
+
+from lib.checks import parse_json
 
 COLUMNS = ("prompt", "text", "caption", "title")
 
@@ -32,12 +33,12 @@ def prompts_in(path: str | Path) -> list[str]:
             delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
             rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
         elif path.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [parse_json(line) for line in text.splitlines() if line.strip()]
         elif path.suffix.lower() == ".json":
-            rows = json.loads(text)
+            rows = parse_json(text)
         else:
             rows = text.splitlines()
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as prompts ({error}).") from error
     prompts = [_prompt(path, row) for row in (rows if isinstance(rows, list) else [rows])]
     prompts = [prompt for prompt in prompts if prompt.strip()]

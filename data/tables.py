@@ -14,12 +14,12 @@ from data.entries import (
     Item,
     captions_of,
     lines,
-    parse_json,
     plain,
     value_of,
 )
 from data.folders import LIST_BYTES, Skipped, files_below, read_file, shown
 from data.names import folder_of_pictures, listed, merged
+from lib.checks import parse_json
 
 TABLES = (".jsonl", ".csv", ".tsv", ".txt")
 _DELIMITERS = ",\t;|"

@@ -12,7 +12,6 @@ Exit status: as `status_of` says; 1 also if the doctor found a fault.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -129,14 +128,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _spec(args: argparse.Namespace) -> ModelSpec | None:
+    from lib.checks import parse_json
     from lib.config import ModelSpec
 
     if args.config is None:
         return None
     try:
-        values = json.loads(Path(args.config).read_text(encoding="utf-8"))
-        return ModelSpec.from_dict(values)
-    except (OSError, ValueError, RecursionError) as error:
+        return ModelSpec.from_dict(parse_json(Path(args.config).read_bytes()))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{args.config} is no configuration of a model ({error}).") from error
 
 

@@ -1,14 +1,19 @@
-"""Checks of what people give: numbers and texts, before any compute.
+"""Checks of what people give: numbers, texts and JSON, before any compute.
 
 Bad input is a `ValueError` of one sentence: what was given, what is allowed, what to do.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
+
+DEEPEST = 100
+"""Levels of lists and objects that JSON may have."""
 
 
 def whole_number(name: str, value: Any, low: int = 1, high: float = math.inf) -> int:
@@ -68,3 +73,39 @@ def listed(given: Any, what: str) -> list[Any]:
     if isinstance(given, (bytes, dict)) or not isinstance(given, (Sequence, Iterable)):
         raise ValueError(f"{what} is of type {type(given).__name__}: give one, or a list.")
     return list(given)
+
+
+def parse_json(data: bytes | str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is none, or nested deeper than anybody means: what is read here can be
+            written again, whoever calls.
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [part for part in level if isinstance(part, (dict, list))]
+        level = [x for part in level for x in (part.values() if isinstance(part, dict) else part)]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return value
+
+
+def read_json(path: Path, otherwise: str = "copy it again") -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: it is damaged; the sentence ends with what to do `otherwise`.
+    """
+    try:
+        values = parse_json(path.read_bytes())
+        if isinstance(values, dict):
+            return values
+        why: object = "not a JSON object"
+    except ValueError as error:  # not JSON, not text, or absurdly deep
+        why = error
+    raise ValueError(f"{path} is damaged ({why}): {otherwise}.")

@@ -146,6 +146,16 @@ def test_the_rooms_are_as_large_as_they_may_be():
 # ------------------------------------------------------------------ written once
 
 
+def test_json_is_read_in_one_place():
+    """Which knows all the ways in which a file can be damaged."""
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if name != "lib.checks" and isinstance(node, ast.Call):
+                called = ast.unparse(node)
+                own = called.startswith("json.loads(json.dumps(")  # plain types of what we have
+                assert own or not called.startswith(("json.load(", "json.loads(")), (name, called)
+
+
 OPTIONS = {option for mode in MODES.values() for option in mode.options}
 
 

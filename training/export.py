@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lib.checkpoints import save
+from lib.checkpoints.sources import read_spec
+from lib.checks import read_json
 from lib.config import ModelSpec
 from lib.files import alone, write_atomic
 from lib.model import VersatileDiffusion
@@ -17,11 +19,13 @@ from training import parallel
 if TYPE_CHECKING:
     from training.stage import Stage
 
+RECORD = "training.json"
+
 
 def current_spec(folder: Path, otherwise: ModelSpec | None) -> ModelSpec | None:
     """The spec in a model folder's `config.json`, or another where there is none yet."""
-    path = Path(folder) / "config.json"
-    return ModelSpec.from_dict(json.loads(path.read_text())) if path.exists() else otherwise
+    folder = Path(folder)
+    return read_spec(folder) if (folder / "config.json").exists() else otherwise
 
 
 def export(
@@ -66,8 +70,7 @@ def record(stage: Stage, measured: dict[str, float], seconds: float) -> None:
     the weights were made. A stage that began from nothing takes the place of all earlier runs, and
     a run that is prolonged or measured again that of itself.
     """
-    path = Path(stage.out) / "training.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = recorded(stage.out)
     earlier = known.pop(stage.name, None)
     runs = [name for name in known if name.partition(",")[0] == stage.name]
     if not stage.warm:
@@ -84,4 +87,17 @@ def record(stage: Stage, measured: dict[str, float], seconds: float) -> None:
         "run": stage.run,
         **stage.identity(),
     }
-    write_atomic(path, json.dumps(known, indent=2) + "\n")
+    write_atomic(Path(stage.out) / RECORD, json.dumps(known, indent=2) + "\n")
+
+
+def recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `training.json` of a folder says of how its weights were made, by stage.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path, otherwise = Path(folder) / RECORD, "remove it, and give the same command again"
+    known = read_json(path, otherwise) if path.exists() else {}
+    if not all(isinstance(about, dict) for about in known.values()):
+        raise ValueError(f"{path} is damaged (not all stages are objects): {otherwise}.")
+    return known

@@ -28,10 +28,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lib.checks import read_json, whole_number
 from lib.files import write_atomic
 from training import memory, parallel
 from training.checkpoints import changes, fingerprint, resume, save
 from training.muon import Muon
+from training.plots import read_log
 from training.stage import Stage, generator, native_bf16
 from training.tracking import tracker
 
@@ -108,8 +110,8 @@ def train(
     recipe = stage.recipe
     done = folder / "measured.json"
     if done.exists():
-        finished = json.loads(done.read_text())
-        changed = changes(finished.get("fingerprint", {}), fingerprint(stage))
+        finished = _finished(done)
+        changed = changes(finished["fingerprint"], fingerprint(stage))
         longer = recipe.decay == "trapezoid" and recipe.steps > finished["steps"]
         if not changed:
             log.info("%s is finished: %s. Delete it to train again.", stage.name, done)
@@ -212,6 +214,18 @@ def train(
     return measured
 
 
+def _finished(path: Path) -> dict[str, Any]:
+    """What a run that reached its end has left; ValueError if it is damaged."""
+    otherwise = "delete it, and the same command makes it again"
+    about = {"steps": None, "measured": None, "fingerprint": None, **read_json(path, otherwise)}
+    try:
+        whole_number("steps", about["steps"])
+        _ = about["fingerprint"].keys(), sum(about["measured"].values())
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {otherwise}.") from error
+    return about
+
+
 def _gradients(
     stage: Stage, loss_of: Callable[..., Any], step: int, rank: int, bf16: bool
 ) -> dict[str, float]:
@@ -295,9 +309,8 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
 def _log_file(path: Path, keep_below: int) -> Iterator[Any]:
     """Append JSON lines; lines of steps that a resumed run repeats are dropped first."""
     if path.exists():
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        kept = [line for line in lines if json.loads(line)["step"] <= keep_below]
-        write_atomic(path, "".join(line + "\n" for line in kept))
+        kept = [row for row in read_log(path) if row["step"] <= keep_below]
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
     with path.open("a") as file:
 
         def write(line: dict[str, float]) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib.checkpoints.lora import CONFIG, PREFIX, WEIGHTS
+from lib.checks import read_json
 from lib.files import replacing
 from lib.model import VersatileDiffusion
 
@@ -74,7 +75,7 @@ def save_adapters(made: PeftConfig, modules: nn.ModuleDict, folder: Path) -> Non
         tensors[name] = value.detach().float().cpu().contiguous()
     with tempfile.TemporaryDirectory() as there, replacing() as temporary:
         made.save_pretrained(there)
-        config = json.loads((Path(there) / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(Path(there) / CONFIG)
         text = json.dumps({**config, "inference_mode": True}, indent=2) + "\n"
         temporary(folder / CONFIG).write_text(text, encoding="utf-8")
         save_file(tensors, temporary(folder / WEIGHTS), metadata={"format": "pt"})

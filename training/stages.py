@@ -20,7 +20,7 @@ from lib.model import VersatileDiffusion
 from training import autoencoder, classifier, clip, flows, judge, optimus, parallel
 from training.cache import build
 from training.datasets import Data, open_data
-from training.export import current_spec, settle
+from training.export import current_spec, recorded, settle
 from training.loop import train
 from training.plots import plot_losses
 from training.recipes import Preset, chosen
@@ -87,6 +87,7 @@ def _run(
         parallel.wait()
     stage = make(name, args, data, preset, recipe)
     stage.max_file = args.max_file
+    recorded(stage.out)  # which the end of training adds to: better refused now
     if warm is not None:
         warm_start(stage, warm)
     if parallel.rank() == 0:

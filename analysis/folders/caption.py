@@ -45,7 +45,7 @@ from data.folders import (
     relative_to,
     shown,
 )
-from lib.checks import whole_number
+from lib.checks import parse_json, whole_number
 from lib.files import held_interrupts, write_atomic
 from lib.fingerprints import fingerprint
 from lib.model import VersatileDiffusion
@@ -306,9 +306,9 @@ def _claim(out: Path, folder: Path) -> None:
     path = out / STATE / "folder.json"
     if path.is_file():
         try:
-            noted = json.loads(path.read_bytes())["folder"]
+            noted = parse_json(path.read_bytes())["folder"]
             before = Path(os.path.normpath(out.resolve() / noted))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{shown(path)} is damaged ({error}): delete it if these are captions of "
                 f"{shown(folder)}, or choose another folder (--out)."

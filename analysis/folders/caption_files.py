@@ -18,6 +18,7 @@ from typing import Any
 
 from analysis.folders.reading import digest_of
 from data.folders import shown
+from lib.checks import parse_json
 from lib.files import beside, held_interrupts, put
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ class Lines:
             os.truncate(path, len(whole))
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
-                note(json.loads(line))
-            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                note(parse_json(line))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 what = "line %d of %s is damaged or of another version (%r): passed over"
                 log.warning(what, number, path.name, error)
 

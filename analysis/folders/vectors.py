@@ -30,6 +30,7 @@ from torch import Tensor
 from analysis.folders.encoders import Encoder
 from data.folders import Broken, Found, relative_to, shown
 from lib.checkpoints.tensor_files import open_tensors
+from lib.checks import parse_json
 from lib.files import beside, put, write_atomic
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,7 @@ _FORMAT = 1
 _VECTORS = re.compile(r"vectors-[0-9a-f]{16}\.safetensors")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _DAMAGE = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError,
-    SafetensorError,
+    OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError,
 )  # fmt: skip
 """What reading a file raises that holds something else than it should."""
 
@@ -115,7 +115,7 @@ def read_index(index: str | Path) -> Collection:
     while True:
         try:
             before, manifest = manifest, (index / MANIFEST).read_bytes()
-            return _collection(index, json.loads(manifest))
+            return _collection(index, parse_json(manifest))
         except _DAMAGE as error:
             if manifest == before:  # nobody has put a new index in its place meanwhile
                 raise ValueError(
@@ -197,8 +197,8 @@ def read_parts(index: Path, encoder: Encoder) -> list[tuple[Entry, Tensor]]:
         try:
             with safe_open(path, framework="pt") as file:
                 about = file.metadata()
-                if Encoder(**json.loads(about["encoder"])) == encoder:
-                    entries = [_entry(row) for row in json.loads(about["pictures"])]
+                if Encoder(**parse_json(about["encoder"])) == encoder:
+                    entries = [_entry(row) for row in parse_json(about["pictures"])]
                     part = Collection(index, encoder, entries, file.get_tensor("vectors"))
                     pairs += zip(entries, part.vectors, strict=True)
         except _DAMAGE as error:

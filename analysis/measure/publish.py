@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.measure.protocol import SUITES
-from data.entries import parse_json
 from data.folders import LIST_BYTES, read_file
+from lib.checks import parse_json
 from lib.config import COMPONENTS, ModelSpec
 from lib.files import write_atomic
 

@@ -26,8 +26,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.measure import processes
-from data.entries import parse_json
 from data.folders import LIST_BYTES, read_file
+from lib.checks import parse_json
 from lib.files import write_atomic
 
 log = logging.getLogger(__name__)

@@ -46,9 +46,9 @@ from analysis.measure.numbers import Section
 from analysis.measure.protocol import PARTS, Settings, identity, run_name
 from analysis.measure.rows import Row, Rows, Task, pack, run
 from analysis.metrics.feature_models import FeatureModel
-from data.entries import parse_json
 from data.folders import LIST_BYTES, read_file
 from data.scenes.judge import Reader
+from lib.checks import parse_json
 from lib.components import components_for
 from lib.config import FLOWS
 from lib.files import write_atomic

@@ -36,6 +36,7 @@ from urllib.parse import quote
 from analysis.results.collection import EXAMPLES, Listing, add_inputs, collect
 from analysis.results.outputs import OUT, VOLATILE
 from data.folders import shown
+from lib.checks import parse_json
 from lib.files import printable, write_atomic
 
 PAGE = "index.html"
@@ -115,7 +116,7 @@ def packed(listing: Listing) -> dict[str, Any]:
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "volatile": VOLATILE,
         "keys": list(keys),
-        "values": [json.loads(value) for value in values],
+        "values": [parse_json(value) for value in values],
         "results": results,
         "inputs": list(listing.inputs.values()),
         "reports": reports,

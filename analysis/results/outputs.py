@@ -25,8 +25,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from analysis.results.result import Result, joined, title
-from data.entries import parse_json
 from data.folders import LIST_BYTES, PICTURE_BYTES, is_regular, read_file
+from lib.checks import parse_json
 from lib.files import beside, held_interrupts, printable, write_numbered
 
 OUT = "output"

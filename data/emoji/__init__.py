@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lib.checks import read_json
+
 HERE = Path(__file__).parent
 SPLITS = ("train", "pair", "concept")
 ACROSS = 32  # drawings in a row of an atlas
@@ -156,7 +158,7 @@ def _table(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is not there: make the prepared set with `python -m data emoji {folder}`."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, "make the prepared set again")
 
 
 def attribution(artists: list[Artist]) -> str:

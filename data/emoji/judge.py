@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.frozen import Frozen
+from lib.checks import read_json
 from lib.files import replacing
 from lib.images import to_pil, to_tensor
 
@@ -203,7 +204,7 @@ def load_judge(folder: str | Path = JUDGE_FOLDER, device: str | torch.device = "
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config = read_json(folder / _CONFIG)
         told = {key: config[key] for key in ("attributes", "told", "accuracy")}
         weights = load_file(folder / _WEIGHTS)
     except Exception as error:  # files of other kinds fail in many ways

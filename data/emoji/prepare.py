@@ -20,7 +20,6 @@ away.
 from __future__ import annotations
 
 import io
-import json
 import re
 import subprocess
 import tarfile
@@ -35,6 +34,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.emoji import Artist, Concept, Drawings, save
+from lib.checks import parse_json
 
 SIZE = 64
 OVERSAMPLE = 3
@@ -169,11 +169,11 @@ def _json_files(folder: Path, name: str, version: str) -> dict[str, bytes]:
 
 def _words(files: dict[str, bytes]) -> list[_Word]:
     """Characters that show something; variants of skin, hair and gender are left out."""
-    meta = json.loads(files["meta/groups.json"])
-    french = {row["hexcode"]: row for row in json.loads(files["fr/data.json"])}
-    short = [json.loads(files[f"en/shortcodes/{kind}.json"]) for kind in ("emojibase", "github")]
+    meta = parse_json(files["meta/groups.json"])
+    french = {row["hexcode"]: row for row in parse_json(files["fr/data.json"])}
+    short = [parse_json(files[f"en/shortcodes/{kind}.json"]) for kind in ("emojibase", "github")]
     out = []
-    for row in json.loads(files["en/data.json"]):
+    for row in parse_json(files["en/data.json"]):
         code = row["hexcode"]
         if "group" not in row or _variant(code):
             continue
@@ -220,8 +220,8 @@ def _other_names(packages: list[dict[str, bytes]]) -> dict[str, set[str]]:
     """Character -> names, from the packages that list both."""
     out: dict[str, set[str]] = {}
     for files in packages:
-        aliases = json.loads(files["icons.json"]).get("aliases", {})
-        code_of = {name: code.upper() for code, name in json.loads(files["chars.json"]).items()}
+        aliases = parse_json(files["icons.json"]).get("aliases", {})
+        code_of = {name: code.upper() for code, name in parse_json(files["chars.json"]).items()}
         for name, entry in aliases.items():
             code = code_of.get(entry["parent"]) or code_of.get(name)
             if code and set(entry) == {"parent"}:
@@ -235,10 +235,10 @@ def _vectors(
     files: dict[str, bytes], words: list[_Word], aliases: dict[str, set[str]]
 ) -> dict[str, str]:
     """Character -> SVG: by the package's own table of characters, else by name."""
-    icons = json.loads(files["icons.json"])
+    icons = parse_json(files["icons.json"])
     chars = {
         code.upper().replace("-FE0F", ""): name
-        for code, name in json.loads(files["chars.json"]).items()
+        for code, name in parse_json(files["chars.json"]).items()
     }
     parents = {
         name: entry["parent"]
@@ -307,7 +307,7 @@ def _raster(svg: str) -> np.ndarray:
 
 
 def _artist(name: str, files: dict[str, bytes]) -> Artist:
-    info = json.loads(files["info.json"])
+    info = parse_json(files["info.json"])
     license = OWN_LICENSE.get(name) or tuple(info["license"][k] for k in ("spdx", "title", "url"))
     caption, look = ARTISTS[name]
     return Artist(

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from data.scenes.draw import SIZE, render_batch
 from data.scenes.world import ATTRIBUTE_VALUES, Scene
+from lib.checks import read_json
 from lib.files import replacing
 
 HEADS = ATTRIBUTE_VALUES
@@ -276,17 +277,17 @@ def load_judge(
                 f"no {name} in {folder}; train a judge with `python -m training classifier`."
             )
     try:
-        config = json.loads((folder / _CONFIG).read_text())
+        config = read_json(folder / _CONFIG)
         heads, accuracy = config["heads"], config["accuracy"]
         judge = Judge(config["width"], config["hidden"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        poor = {name: accuracy.get(name, 0.0) for name in HEADS}
+        poor = {name: value for name, value in poor.items() if value < min_accuracy}
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
             f"{folder / _CONFIG} is damaged ({error!r}); train the judge anew."
         ) from error
     if heads != {k: list(v) for k, v in HEADS.items()}:
         raise ValueError(f"{folder} judges other attributes than this world's; train it anew.")
-    poor = {name: accuracy.get(name, 0.0) for name in HEADS}
-    poor = {name: value for name, value in poor.items() if value < min_accuracy}
     if poor:
         found = ", ".join(f"{name} {value:.4f}" for name, value in poor.items())
         raise ValueError(

@@ -11,6 +11,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +37,7 @@ from data.scenes.world import (
     sample_scene,
     split,
 )
+from lib.checks import read_json
 from lib.files import alone, replacing
 
 log = logging.getLogger(__name__)
@@ -205,18 +207,27 @@ def pool(folder: Path, n: int, seed: int = 0) -> SceneSamples:
         "drawing": zlib.crc32(render_pairs(scenes[:64], seed).tobytes()),
     }
     with alone(target):
-        made = target / "pool.json"
-        known = json.loads(made.read_text()) if made.exists() else None
-        if target.exists() and known != fingerprint:
-            log.warning("%s holds another world's scenes: rendering again.", target)
-            shutil.rmtree(target)
-        if not target.exists():
+        images = _rendered(target, fingerprint)
+        if images is None:
+            if target.exists():
+                log.warning("%s is damaged, or of another world: rendering again.", target)
+                shutil.rmtree(target)
             with replacing() as temporary:
                 whole = temporary(target)
                 whole.mkdir()
                 np.save(whole / "images.npy", render_pairs(scenes, seed))
-                (whole / made.name).write_text(json.dumps(fingerprint))
-    return SceneSamples(scenes, np.load(target / "images.npy", mmap_mode="r"), seed)
+                (whole / "pool.json").write_text(json.dumps(fingerprint))
+            images = _rendered(target, fingerprint)
+    return SceneSamples(scenes, images, seed)
+
+
+def _rendered(target: Path, fingerprint: dict[str, int]) -> np.ndarray | None:
+    """The pictures that lie there, unless they are other ones, or damaged."""
+    with suppress(OSError, ValueError, EOFError):
+        images = np.load(target / "images.npy", mmap_mode="r")
+        if read_json(target / "pool.json") == fingerprint and len(images) == fingerprint["n"]:
+            return images
+    return None
 
 
 def local_targets(

@@ -29,6 +29,7 @@ from lib.checkpoints.hub import check_space
 from lib.checkpoints.parts import OWN, Part, check_fit, read_weight
 from lib.checkpoints.sources import AbsentError, Source, locate
 from lib.checkpoints.tensor_files import ending, open_tensors, save_pickle, write_tensors
+from lib.checks import read_json
 from lib.components import named_tensors, structure
 from lib.config import COMPONENTS, ModelSpec
 from lib.files import beside, replacing
@@ -285,7 +286,7 @@ def _write_rest(
     if layout == "diffusers":
         shutil.copytree(clip, root / "tokenizer")
         path = root / "tokenizer" / "tokenizer_config.json"
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        config = read_json(path) if path.is_file() else {}
         config |= {"model_max_length": model.spec.clip.text.positions}
         config.setdefault("pad_token", "<|endoftext|>")
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

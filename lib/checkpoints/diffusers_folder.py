@@ -10,10 +10,10 @@ words for the text VAE, and none for the defaults of sampling.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from lib.checks import read_json
 from lib.config import ModelSpec
 from lib.specs import VD_FOUR_FLOW_V1_0
 
@@ -259,21 +259,6 @@ def read_spec(folder: Path) -> ModelSpec:
     spec = checked(values, folder)
     _compare(folder, files, spec)
     return spec
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not JSON, not text, or absurdly deep
-        raise ValueError(f"{path} is damaged ({error}): copy it again.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is damaged (not a JSON object): copy it again.")
-    return values
 
 
 def _compare(folder: Path, files: dict[str, dict[str, Any]], spec: ModelSpec) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.checks import read_json
 from lib.files import write_atomic
 
 log = logging.getLogger(__name__)
@@ -243,7 +244,4 @@ def checksum(path: Path) -> str:
 
 def _record() -> dict[str, Any]:
     path = PRETRAINED / RECORD
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it.") from error
+    return read_json(path, "remove it") if path.is_file() else {}

@@ -8,7 +8,6 @@ reading them needs no peft.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from lib.checkpoints.parts import shorten
 from lib.checkpoints.tensor_files import open_tensors
+from lib.checks import parse_json
 from lib.model import VersatileDiffusion
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -101,8 +101,8 @@ def _layer(vd: VersatileDiffusion, name: str, path: Path) -> nn.Linear:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): give an adapter's folder.") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ValueError(f"{path} is no configuration of a LoRA adapter.")

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lib.checkpoints import diffusers_folder, hub
-from lib.checkpoints.diffusers_folder import checked, read_json
+from lib.checkpoints.diffusers_folder import checked
 from lib.checkpoints.parts import OWN, Part, own_file, shorten, sort_file
 from lib.checkpoints.tensor_files import ENDINGS, ending
+from lib.checks import read_json
 from lib.config import COMPONENTS, ModelSpec
 from lib.specs import VD_FOUR_FLOW_V1_0
 

@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lib.checks import parse_json
 from lib.devices import release
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".pkl")
@@ -104,10 +105,10 @@ def open_tensors(path: str | Path) -> TensorFile:
 def _indexed(path: Path) -> list[str]:
     """Names of the files beside an index that hold what it lists."""
     try:
-        names = sorted({*json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()})
+        names = sorted({*parse_json(path.read_bytes())["weight_map"].values()})
         if names and all(ending(Path(name)) and Path(name).name == name for name in names):
             return names
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         pass
     raise ValueError(f"{path} is no index of files of weights beside it: copy it again.")
 

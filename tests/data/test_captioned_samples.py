@@ -1,5 +1,7 @@
 """Every sample comes once, whatever the number of processes and wherever one begins."""
 
+import errno
+import io
 import itertools
 import json
 from dataclasses import replace
@@ -240,6 +242,39 @@ def test_pictures_that_are_not_kept_are_the_same(folder, monkeypatch, jitter, ho
     assert kept.identity() == read.identity() == none.identity()
 
 
+def test_a_full_disk_keeps_no_pictures(folder, monkeypatch, caplog):
+    """Neither half of them: they are opened again each time, and the others go on."""
+    kept, calls = CaptionedSamples(folder, 16), []
+
+    def full(file, pixels):
+        calls.append(file.write(pixels.tobytes()[: 9 if len(calls) == 2 else None]))
+        return len(calls) < 3
+
+    monkeypatch.setattr(captioned_samples, "_write", full)
+    opened = CaptionedSamples(folder, 16)
+    assert len(calls) == 3 and len(opened._ends) == 0 and "No space is left" in caplog.text
+    assert torch.equal(opened.pictures(range(5), stream()), kept.pictures(range(5), stream()))
+    assert opened.identity() == kept.identity() and opened.skipped == kept.skipped
+
+
+def test_a_disk_may_take_a_part_of_a_picture():
+    class Disk(io.RawIOBase):
+        def __init__(self, answer):
+            self.answer = answer
+
+        def write(self, data):
+            if isinstance(self.answer, int):
+                return self.answer
+            raise self.answer
+
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    assert captioned_samples._write(Disk(12), pixels)
+    assert not captioned_samples._write(Disk(7), pixels)
+    assert not captioned_samples._write(Disk(OSError(errno.ENOSPC, "full")), pixels)
+    with pytest.raises(OSError):
+        captioned_samples._write(Disk(OSError(errno.EIO, "broken")), pixels)
+
+
 def test_pictures_are_opened_once_for_all_who_ask_alike(folder, tmp_path, monkeypatch):
     kept = tmp_path / "kept"
     first = CaptionedSamples(folder, 16, kept=kept)
@@ -255,6 +290,14 @@ def test_pictures_are_opened_once_for_all_who_ask_alike(folder, tmp_path, monkey
     next(kept.glob("*.bin")).unlink()  # what somebody removed is made again
     again = CaptionedSamples(folder, 16, kept=kept)
     assert torch.equal(again.pictures(range(5), stream()), first.pictures(range(5), stream()))
+    for damaged in ("[" * 100_000, "[]", '{"rows": [99]}', "{"):
+        next(kept.glob("*.json")).write_text(damaged)
+        assert CaptionedSamples(folder, 16, kept=kept).identity() == first.identity()
+    pixels = next(kept.glob("*.bin"))
+    good = pixels.read_bytes()
+    pixels.write_bytes(good[:-1])
+    again = CaptionedSamples(folder, 16, kept=kept)
+    assert pixels.read_bytes() == good and again.skipped == first.skipped
     count.clear()
     for other in ({"side": 8}, {"fit": "pad"}, {"min_side": 10}, {"clean": True}):
         CaptionedSamples(folder, **({"side": 16} | other), kept=kept)

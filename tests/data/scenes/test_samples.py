@@ -76,6 +76,16 @@ def test_the_pool_is_rendered_once_and_again_if_the_drawing_changes(tmp_path, mo
     assert np.array_equal(pool(tmp_path, 70).images, first.images)
     assert [len(scenes) for scenes in calls] == [64]  # only the samples that are compared
 
+    target = tmp_path / "pool-70-0"
+    whole = (target / "images.npy").read_bytes()
+    for file, damaged in (
+        *(("pool.json", content) for content in (b"[" * 100_000, b"", b"[]")),
+        *(("images.npy", content) for content in (b"", whole[:-1], whole[:50], b"x" * 500)),
+    ):
+        (target / file).write_bytes(damaged)
+        assert np.array_equal(pool(tmp_path, 70).images, first.images)
+        assert (target / "images.npy").read_bytes() == whole
+
     monkeypatch.setattr(name, lambda s, seed: 255 - drawn(s, seed))
     assert np.array_equal(pool(tmp_path, 70).images, 255 - first.images)
 
