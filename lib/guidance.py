@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -40,10 +39,9 @@ def guided(
         return cond
     if scale == 0 and interval is None:
         return null
-    low, high = (-math.inf, math.inf) if interval is None else interval
 
     def eps(x: Tensor, t: int) -> Tensor:
-        if not low <= t <= high:
+        if interval is not None and not interval[0] <= t <= interval[1]:
             return cond(x, t)
         if scale == 0:
             return null(x, t)

@@ -276,6 +276,10 @@ class VersatileDiffusion(Components):
                 component that was not loaded.
         """
         check_inputs(self.spec, x, contexts)
+        return self._eps(x, t, contexts)
+
+    def _eps(self, x: Tensor, t: Tensor | int, contexts: Mix) -> Tensor:
+        """The same of contexts whose batch is a multiple of x's, for each half of it."""
         data = "image" if x.ndim == 4 else "text"
         self.require("time_embed", f"{data}_data", *(f"{c.kind}_context" for c, _ in contexts))
         t = torch.as_tensor(t, device=x.device).expand(len(x))
@@ -334,7 +338,7 @@ class VersatileDiffusion(Components):
         def halves(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
             if together and self.joins_halves and 2 * x.numel() <= TOGETHER:
                 check_inputs(self.spec, x, contexts)  # whose sentences tell of one half
-                return self.eps(torch.cat([x, x]), t, together).chunk(2)
+                return self._eps(x, t, together).chunk(2)
             return null(x, t), cond(x, t)
 
         return guided(cond, null, scale, interval, halves)

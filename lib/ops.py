@@ -159,6 +159,11 @@ def silu(x: Tensor) -> Tensor:
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
+def for_each_half(x: Tensor, batch: int) -> Tensor:
+    """x (B, ...) once for every half of a batch that is B or a multiple of it."""
+    return x if len(x) == batch else x.repeat(batch // len(x), *[1] * (x.ndim - 1))
+
+
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
     """Sinusoidal embedding of timesteps, cosine half first.
 

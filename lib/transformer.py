@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lib.ops import attention
+from lib.ops import attention, for_each_half
 
 
 class Attention(nn.Module):
@@ -80,9 +80,9 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x (B, N, C), context (B, M, D) -> (B, N, C)."""
+        """x (B, N, C), context (B, M, D) -> (B, N, C); B of x may be a part of the context's."""
         y = self.norm1(x)
-        x = x + self.attn1(y, y)
+        x = for_each_half(x + self.attn1(y, y), len(context))
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
@@ -113,7 +113,7 @@ class ContextLayer(nn.Module):
         nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x (B, C, H, W), context (B, M, D) -> (B, C, H, W)."""
+        """x (B, C, H, W), context (B, M, D) -> (B, C, H, W), as the block has it."""
         height = x.shape[2]
         h = rearrange(self.norm(x), "b c h w -> b (h w) c")
         # a 1x1 convolution is a linear layer on tokens: no second layout of the map is needed
@@ -121,4 +121,4 @@ class ContextLayer(nn.Module):
         for block in self.transformer_blocks:
             h = block(h, context)
         h = F.linear(h, self.proj_out.weight.flatten(1), self.proj_out.bias)
-        return x + rearrange(h, "b (h w) c -> b c h w", h=height)
+        return for_each_half(x, len(h)) + rearrange(h, "b (h w) c -> b c h w", h=height)

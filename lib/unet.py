@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lib.blocks import Downsample, FlatLinear, FlatResidualBlock, ResidualBlock, Upsample
 from lib.config import UNetConfig
-from lib.ops import timestep_embedding
+from lib.ops import for_each_half, timestep_embedding
 from lib.transformer import ContextLayer
 
 
@@ -187,11 +187,12 @@ def run(
         steps: the plan both kinds of column were built from.
         data: what is generated.
         contexts: (column, tokens (B, M, D), weight) for each thing that conditions, at least one.
-        x: noisy latent, (B, C, h, w) or (B, D).
+        x: noisy latent, (B, C, h, w) or (B, D). Tokens may be of several such batches, one after
+            the other: what stands before the first context layer is computed once for all.
         emb: (B, 4 * model_channels) time embedding.
 
     Returns:
-        Predicted noise, like x.
+        Predicted noise, like x, for every sample of the tokens.
     """
     h = x
     skips: list[Tensor] = []
@@ -199,9 +200,10 @@ def run(
         if step.op == "save":
             skips.append(h)
         elif step.op == "load":
-            h = torch.cat([h, skips.pop()], dim=1)
+            h = torch.cat([h, for_each_half(skips.pop(), len(h))], dim=1)
         elif step.op == "context":
             h = mix(contexts, step.index, h)
+            emb = for_each_half(emb, len(h))
         else:
             h = data(step.index, h, emb)
     return h

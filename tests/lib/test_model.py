@@ -102,9 +102,9 @@ def test_guidance_uses_the_null_contexts(vd, noisy, contexts):
 
 
 def calls_of(vd, monkeypatch):
-    """How many samples each call of eps is about."""
-    sizes, eps = [], vd.eps
-    monkeypatch.setattr(vd, "eps", lambda x, t, mix: sizes.append(len(x)) or eps(x, t, mix))
+    """How many samples each prediction conditions."""
+    sizes, eps = [], vd._eps
+    monkeypatch.setattr(vd, "_eps", lambda x, t, m: sizes.append(len(m[0][0])) or eps(x, t, m))
     return sizes
 
 
@@ -120,6 +120,29 @@ def test_both_halves_are_one_small_batch(vd, noisy, contexts, data, monkeypatch)
     monkeypatch.setattr("lib.model.TOGETHER", 2 * noisy[data].numel() - 1)
     torch.testing.assert_close(eps(noisy[data], 301), apart, rtol=0, atol=1e-5)
     assert sizes == [4, 2, 2]
+
+
+def test_halves_share_what_stands_before_the_first_context(vd, noisy, contexts):
+    """Nothing differs there: its layers see each sample once, others twice."""
+    seen = {}
+
+    def look(name):
+        return lambda module, args, output: seen.setdefault(name, []).append(len(output))
+
+    first, last = vd.image_data.data_blocks[0], vd.image_data.data_blocks[-1]
+    hooks = [m.register_forward_hook(look(n)) for n, m in (("first", first), ("last", last))]
+    t = torch.tensor([301, 10])  # each sample may stand at a timestep of its own
+    joined = vd.guided([(contexts["text"], 1.0)], "image", 3.0)(noisy["image"], t)
+    for hook in hooks:
+        hook.remove()
+    assert seen == {"first": [2], "last": [4]}
+    alone = [
+        vd.guided([(contexts["text"][k : k + 1], 1.0)], "image", 3.0)(
+            noisy["image"][k : k + 1], int(t[k])
+        )
+        for k in range(2)
+    ]
+    torch.testing.assert_close(joined, torch.cat(alone), rtol=0, atol=1e-5)
 
 
 def test_tokens_of_other_lengths_stay_two_halves(vd, noisy, contexts, monkeypatch):
