@@ -51,6 +51,33 @@ Mix = Sequence[tuple[Context, float]]
 """Contexts with their weights (any positive scale: weights are normalised to sum 1)."""
 
 
+def which_null(kind: str, data: str, null: str | None) -> str | None:
+    """The null that is asked for, or the default of what is generated; None for a text context.
+
+    Raises:
+        ValueError: there is no such null, or one is asked for in place of a text context.
+    """
+    if null is not None and (kind != "image" or null not in IMAGE_NULLS):
+        raise ValueError(
+            f"null is {null!r} for a context of kind {kind!r}: choose {', '.join(IMAGE_NULLS)} "
+            "for an image context, and none for a text context (give one as a negative prompt)."
+        )
+    return None if kind == "text" else null or IMAGE_NULLS[0 if data == "image" else 1]
+
+
+def opposed(contexts: Mix, nulls: Sequence[Context]) -> Mix:
+    """What to guide away from: a null in the place of each context, or nothing at all.
+
+    Raises:
+        ValueError: another number of nulls than of contexts.
+    """
+    if nulls and len(nulls) != len(contexts):
+        raise ValueError(
+            f"{len(contexts)} contexts but {len(nulls)} nulls: give one null a context."
+        )
+    return [(null, weight) for null, (_, weight) in zip(nulls, contexts, strict=False)]
+
+
 def stacked(first: Mix, second: Mix) -> Mix | None:
     """Two mixes as one of both their batches, the first one's samples first; weights of the second.
 

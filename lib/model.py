@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lib.clip import preprocess_images
 from lib.components import Components
 from lib.config import ModelSpec
-from lib.contexts import IMAGE_NULLS, Context, Mix, check_inputs, stacked
+from lib.contexts import Context, Mix, check_inputs, opposed, stacked, which_null
 from lib.devices import give_back_freed_memory
 from lib.guidance import guided
 from lib.images import fit, to_rgb, to_tensor
@@ -29,6 +29,7 @@ from lib.noise import SampleNoise
 from lib.sampler import Eps
 from lib.schedule import NoiseSchedule
 from lib.tokenizers import Tokenizers
+from lib.transformer import Kept
 from lib.unet import plan, run
 
 TOGETHER = 2**15
@@ -47,7 +48,8 @@ class VersatileDiffusion(Components):
             it this model has no others.
 
     Attributes:
-        joins_halves: whether `guided` may compute both its halves as one batch.
+        shortcuts: whether `guided` may compute both its halves as one batch, and the keys and
+            values of contexts once a run: not for who looks on, or changes layers on the way.
 
     Example:
         >>> vd = load("vd-mini")                                            # lib.checkpoints.load
@@ -70,7 +72,7 @@ class VersatileDiffusion(Components):
         self.schedule = NoiseSchedule(spec.num_timesteps, spec.beta_start, spec.beta_end)
         self.tokenizers = tokenizers
         self.plan = plan(spec.unet)
-        self.joins_halves = True
+        self.shortcuts = True
 
     def latent_shape(
         self, kind: str, height: int | None = None, width: int | None = None
@@ -124,14 +126,9 @@ class VersatileDiffusion(Components):
         Raises:
             ValueError: a null that there is not, or one for a text context.
         """
-        if null is not None and (kind != "image" or null not in IMAGE_NULLS):
-            raise ValueError(
-                f"null is {null!r} for a context of kind {kind!r}: choose {', '.join(IMAGE_NULLS)} "
-                "for an image context, and none for a text context (give one as a negative prompt)."
-            )
-        if kind == "text":
+        null = which_null(kind, data, null)
+        if null is None:
             return self.text_context([""]).repeat(batch)
-        null = null or IMAGE_NULLS[0 if data == "image" else 1]
         if null != "zeros":
             side = self.spec.clip.resize
             pixels = torch.full((1, 3, side, side), 0.0 if null == "black" else 0.5)
@@ -169,8 +166,7 @@ class VersatileDiffusion(Components):
             )
         mean, logvar = self.image_encoder(images.to(self.device, self.dtype))
         if noise is not None:
-            z = noise.normal(mean.shape[1:]).to(mean)
-            mean = sample_posterior(mean, logvar, z)
+            mean = sample_posterior(mean, logvar, noise.normal(mean.shape[1:]).to(mean))
         return mean * self.spec.image_vae.scale
 
     @torch.no_grad()
@@ -278,7 +274,9 @@ class VersatileDiffusion(Components):
         check_inputs(self.spec, x, contexts)
         return self._eps(x, t, contexts)
 
-    def _eps(self, x: Tensor, t: Tensor | int, contexts: Mix) -> Tensor:
+    def _eps(
+        self, x: Tensor, t: Tensor | int, contexts: Mix, kept: Sequence[Kept] | None = None
+    ) -> Tensor:
         """The same of contexts whose batch is a multiple of x's, for each half of it."""
         data = "image" if x.ndim == 4 else "text"
         self.require("time_embed", f"{data}_data", *(f"{c.kind}_context" for c, _ in contexts))
@@ -287,9 +285,8 @@ class VersatileDiffusion(Components):
             (self.component(f"{c.kind}_context"), c.tokens.to(x.device, self.dtype), weight)
             for c, weight in contexts
         ]
-        column = getattr(self, f"{data}_data")
-        out = run(self.plan, column, columns, x.to(self.dtype), self.time_embed(t))
-        return out.to(x.dtype)
+        data = getattr(self, f"{data}_data")
+        return run(self.plan, data, columns, x.to(self.dtype), self.time_embed(t), kept).to(x.dtype)
 
     def guided(
         self,
@@ -311,8 +308,8 @@ class VersatileDiffusion(Components):
                 timestep.
 
         Returns:
-            (x_t, t) -> eps. Both halves are one batch where that is small (`TOGETHER`) and their
-            tokens have one shape, unless `joins_halves` is False: who looks on sees two calls.
+            (x_t, t) -> eps. With `shortcuts`, keys and values of contexts are computed once, and
+            both halves are one batch if that is small (`TOGETHER`) and tokens have one shape.
 
         Raises:
             ValueError: another number of nulls than of contexts.
@@ -320,25 +317,24 @@ class VersatileDiffusion(Components):
         contexts = list(contexts)
         if nulls is None and scale != 1:
             nulls = [self.null_context(c.kind, data, len(c)) for c, _ in contexts]
-        nulls = nulls or []
-        if nulls and len(nulls) != len(contexts):
-            raise ValueError(
-                f"{len(contexts)} contexts but {len(nulls)} nulls: give one null a context."
-            )
-        against = [(null, weight) for null, (_, weight) in zip(nulls, contexts, strict=False)]
-
-        def cond(x: Tensor, t: int) -> Tensor:
-            return self.eps(x, t, contexts)
-
-        def null(x: Tensor, t: int) -> Tensor:
-            return self.eps(x, t, against)
-
+        against = opposed(contexts, nulls or [])
         together = stacked(against, contexts)
 
-        def halves(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
-            if together and self.joins_halves and 2 * x.numel() <= TOGETHER:
+        def predictor(mix: Mix) -> Eps:
+            kept = [{} for _ in mix]
+
+            def predict(x: Tensor, t: int) -> Tensor:
                 check_inputs(self.spec, x, contexts)  # whose sentences tell of one half
-                return self._eps(x, t, together).chunk(2)
+                short = self.shortcuts and not torch.is_grad_enabled()
+                return self._eps(x, t, mix, kept if short else None)
+
+            return predict
+
+        cond, null, both = map(predictor, (contexts, against, together or []))
+
+        def halves(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+            if together and self.shortcuts and 2 * x.numel() <= TOGETHER:
+                return both(x, t).chunk(2)
             return null(x, t), cond(x, t)
 
         return guided(cond, null, scale, interval, halves)

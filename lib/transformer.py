@@ -25,10 +25,19 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_width, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, kept: Kept | None = None) -> Tensor:
         """x (B, N, C), context (B, M, D) -> (B, N, C)."""
-        out = attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads)
-        return self.to_out(out)
+        if kept is None:
+            k, v = self.to_k(context), self.to_v(context)
+        elif self not in kept:
+            k, v = kept[self] = self.to_k(context), self.to_v(context)
+        else:
+            k, v = kept[self]
+        return self.to_out(attention(self.to_q(x), k, v, self.heads))
+
+
+Kept = dict[Attention, tuple[Tensor, Tensor]]
+"""Keys and values of one context, by the layer that reads it: the same at every step of a run."""
 
 
 class GEGLU(nn.Module):
@@ -79,11 +88,11 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.norm3 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, kept: Kept | None = None) -> Tensor:
         """x (B, N, C), context (B, M, D) -> (B, N, C); B of x may be a part of the context's."""
         y = self.norm1(x)
         x = for_each_half(x + self.attn1(y, y), len(context))
-        x = x + self.attn2(self.norm2(x), context)
+        x = x + self.attn2(self.norm2(x), context, kept=kept)
         return x + self.ff(self.norm3(x))
 
 
@@ -112,13 +121,14 @@ class ContextLayer(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, kept: Kept | None = None) -> Tensor:
         """x (B, C, H, W), context (B, M, D) -> (B, C, H, W), as the block has it."""
         height = x.shape[2]
-        h = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        # a linear layer would copy its weights for every sample if tokens had strides
+        h = rearrange(self.norm(x), "b c h w -> b (h w) c").contiguous()
         # a 1x1 convolution is a linear layer on tokens: no second layout of the map is needed
         h = F.linear(h, self.proj_in.weight.flatten(1), self.proj_in.bias)
         for block in self.transformer_blocks:
-            h = block(h, context)
+            h = block(h, context, kept=kept)
         h = F.linear(h, self.proj_out.weight.flatten(1), self.proj_out.bias)
         return for_each_half(x, len(h)) + rearrange(h, "b (h w) c -> b c h w", h=height)

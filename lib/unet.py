@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lib.blocks import Downsample, FlatLinear, FlatResidualBlock, ResidualBlock, Upsample
 from lib.config import UNetConfig
 from lib.ops import for_each_half, timestep_embedding
-from lib.transformer import ContextLayer
+from lib.transformer import ContextLayer, Kept
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,18 @@ class ContextColumn(nn.Module):
             ]
         )
 
-    def forward(self, index: int, h: Tensor, tokens: Tensor) -> Tensor:
+    def forward(self, index: int, h: Tensor, tokens: Tensor, kept: Kept | None = None) -> Tensor:
         """Run layer `index` on the map h under context tokens (B, M, D)."""
-        return self.context_blocks[index](h, tokens)
+        return self.context_blocks[index](h, tokens, kept=kept)
 
 
-def mix(contexts: Sequence[tuple[ContextColumn, Tensor, float]], index: int, h: Tensor) -> Tensor:
+Given = tuple[ContextColumn, Tensor, float]
+"""What conditions: who reads it, tokens (B, M, D), weight."""
+
+
+def mix(
+    contexts: Sequence[Given], index: int, h: Tensor, kept: Sequence[Kept] | None = None
+) -> Tensor:
     """Attention-level mixing: `h = sum_k w_k layer_k(h, c_k)` with weights that sum to 1.
 
     Each layer already contains its residual, so equal layers and contexts leave the sum unchanged
@@ -165,11 +171,11 @@ def mix(contexts: Sequence[tuple[ContextColumn, Tensor, float]], index: int, h: 
     """
     if len(contexts) == 1:
         column, tokens, _ = contexts[0]
-        return column(index, h, tokens)
+        return column(index, h, tokens, kept=kept and kept[0])
     total = sum(weight for _, _, weight in contexts)
     mixed = None
-    for column, tokens, weight in contexts:
-        part = column(index, h, tokens) * (weight / total)
+    for k, (column, tokens, weight) in enumerate(contexts):
+        part = column(index, h, tokens, kept=kept and kept[k]) * (weight / total)
         mixed = part if mixed is None else mixed + part
     return mixed
 
@@ -177,19 +183,21 @@ def mix(contexts: Sequence[tuple[ContextColumn, Tensor, float]], index: int, h: 
 def run(
     steps: Sequence[PlanStep],
     data: DataColumn,
-    contexts: Sequence[tuple[ContextColumn, Tensor, float]],
+    contexts: Sequence[Given],
     x: Tensor,
     emb: Tensor,
+    kept: Sequence[Kept] | None = None,
 ) -> Tensor:
     """Run a data column with any number of contexts: the one loop behind all flows.
 
     Args:
         steps: the plan both kinds of column were built from.
         data: what is generated.
-        contexts: (column, tokens (B, M, D), weight) for each thing that conditions, at least one.
+        contexts: what conditions, at least one.
         x: noisy latent, (B, C, h, w) or (B, D). Tokens may be of several such batches, one after
             the other: what stands before the first context layer is computed once for all.
         emb: (B, 4 * model_channels) time embedding.
+        kept: of each context, what its layers have computed of it already, or will.
 
     Returns:
         Predicted noise, like x, for every sample of the tokens.
@@ -202,7 +210,7 @@ def run(
         elif step.op == "load":
             h = torch.cat([h, for_each_half(skips.pop(), len(h))], dim=1)
         elif step.op == "context":
-            h = mix(contexts, step.index, h)
+            h = mix(contexts, step.index, h, kept)
             emb = for_each_half(emb, len(h))
         else:
             h = data(step.index, h, emb)

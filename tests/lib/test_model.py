@@ -104,16 +104,18 @@ def test_guidance_uses_the_null_contexts(vd, noisy, contexts):
 def calls_of(vd, monkeypatch):
     """How many samples each prediction conditions."""
     sizes, eps = [], vd._eps
-    monkeypatch.setattr(vd, "_eps", lambda x, t, m: sizes.append(len(m[0][0])) or eps(x, t, m))
+    monkeypatch.setattr(
+        vd, "_eps", lambda x, t, m, k=None: sizes.append(len(m[0][0])) or eps(x, t, m, k)
+    )
     return sizes
 
 
 @pytest.mark.parametrize("data", ["image", "text"])
 def test_both_halves_are_one_small_batch(vd, noisy, contexts, data, monkeypatch):
     mix = [(contexts["text"], 0.3), (contexts["image"], 1.7)]
-    monkeypatch.setattr(vd, "joins_halves", False)
+    monkeypatch.setattr(vd, "shortcuts", False)
     apart = vd.guided(mix, data, 3.0)(noisy[data], 301)
-    monkeypatch.setattr(vd, "joins_halves", True)
+    monkeypatch.setattr(vd, "shortcuts", True)
     sizes = calls_of(vd, monkeypatch)
     eps = vd.guided(mix, data, 3.0)
     torch.testing.assert_close(eps(noisy[data], 301), apart, rtol=0, atol=1e-5)
@@ -143,6 +145,25 @@ def test_halves_share_what_stands_before_the_first_context(vd, noisy, contexts):
         for k in range(2)
     ]
     torch.testing.assert_close(joined, torch.cat(alone), rtol=0, atol=1e-5)
+
+
+def test_keys_of_contexts_are_computed_once_a_run(vd, noisy, contexts):
+    """And again for another run, for who looks on, and where gradients flow."""
+    calls = []
+    layer = vd.component("text_context").context_blocks[0].transformer_blocks[0].attn2
+    hook = layer.to_k.register_forward_hook(lambda *_: calls.append(1))
+    mix, x = [(contexts["text"], 0.3), (contexts["text"], 0.7)], noisy["image"]
+    with torch.no_grad():
+        eps = vd.guided(mix, "image", 3.0)
+        first = [eps(x, t) for t in (301, 10)]
+        assert len(calls) == 2  # one of each context
+        again = [vd.guided(mix, "image", 3.0)(x, t) for t in (301, 10)]
+        assert len(calls) == 6
+    vd.guided(mix, "image", 1.0)(x, 301)
+    assert len(calls) == 8
+    hook.remove()
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_tokens_of_other_lengths_stay_two_halves(vd, noisy, contexts, monkeypatch):

@@ -33,9 +33,9 @@ def images(vd):
 def test_outputs_are_the_same_and_hooks_go(vd):
     before = hooks_of(vd)
     joined = generate(vd)
-    vd.joins_halves = False  # as a recording has it, which tells them apart
+    vd.shortcuts = False  # as a recording has it, which tells them apart
     plain = generate(vd)
-    vd.joins_halves = True
+    vd.shortcuts = True
     torch.testing.assert_close(joined, plain, rtol=1e-4, atol=1e-4)
     with trace(vd, self_attention=True, heads="all"):
         assert hooks_of(vd) > before

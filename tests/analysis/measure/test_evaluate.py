@@ -340,6 +340,54 @@ def test_numbers_have_an_upper_end(words, message, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--flows t2i --search-n 9", "takes --search-n (of search): leave that out."),
+        ("--flows i2t --caption-n 9", "takes --caption-n (of caption): leave that out."),
+        ("--flows i2t,t2t --caption-candidates 9", "takes --caption-candidates (of caption)"),
+        ("--flows i2t --scale-text 9", "takes --scale-text (of t2i and i2i and t2t)"),
+        ("--flows t2t --scale-image 9", "takes --scale-image (of i2i and i2t and caption)"),
+        ("--flows search --steps 9", "takes --steps (of t2i and i2i and i2t and t2t and caption)"),
+        ("--flows search --sampler heun", "takes --sampler (of"),
+        ("--sweep-sampler heun", "takes --sweep-sampler (of --sweep-steps): leave"),
+        ("--sweep-scale 1 --sweep-sampler heun", "takes --sweep-sampler (of --sweep-steps): leave"),
+        ("--sweep-n 9", "takes --sweep-n (of --sweep-scale, --sweep-steps and --sweep-fidelity)"),
+        ("--suite applications --search-n 9", "takes --search-n (of search): leave that out."),
+        ("--suite folder --data /x --caption-n 9", "takes --caption-n (of caption): leave"),
+        ("--suite applications --applications describe --judge /x", "leave out --judge"),
+    ],
+)
+def test_settings_that_nothing_looks_at_are_refused(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lib.checkpoints.load", lambda *args, **more: pytest.fail("loaded"))
+    assert main(["evaluate", "--out", str(tmp_path / "out"), *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--search-n 9 --caption-n 9 --caption-candidates 9 --scale-text 9 --scale-image 9",
+        "--suite applications --scale-text 9 --scale-image 9 --steps 9 --sampler heun",
+        "--sweep-steps 9 --sweep-sampler heun --sweep-n 9",
+        "--sweep-fidelity 1 --sweep-n 9",
+        "--flows caption --caption-n 9 --steps 9 --scale-image 9 --search-n 500",
+        "--suite emoji --flows i2i --scale-text 9",
+    ],
+)
+def test_settings_that_act_are_taken(words, tmp_path, monkeypatch, capsys):
+    def load(*args, **more):
+        raise ValueError("it went on")
+
+    monkeypatch.setattr("lib.checkpoints.load", load)
+    monkeypatch.setattr("analysis.measure.suite.Suite.read", lambda *args: {})
+    for suite in ("scene_inputs.SceneInputs", "emoji_inputs.DrawingInputs"):
+        monkeypatch.setattr(f"analysis.measure.{suite}.read", lambda *args: {}, raising=False)
+    assert main(["evaluate", "--out", str(tmp_path / "out"), *words.split()]) == 2
+    assert capsys.readouterr().err == "error: it went on\n"
+
+
 def test_command_line_refuses_nonsense(capsys):
     with pytest.raises(SystemExit):
         arguments("--sweep-scale", "1,two")

@@ -96,7 +96,7 @@ HOW = {"steps": 4, "progress": False}
 def mini():
     torch.set_num_threads(1)
     vd = load("vd-mini", device="cpu", dtype=torch.float32)
-    vd.joins_halves = False  # guidance amplifies that one batch sums in another order
+    vd.shortcuts = False  # guidance amplifies that one batch sums in another order
     return vd
 
 
@@ -108,7 +108,7 @@ def before():
 
 
 def test_halves_in_one_batch_differ_by_rounding(mini, before, monkeypatch):
-    monkeypatch.setattr(mini, "joins_halves", True)
+    monkeypatch.setattr(mini, "shortcuts", True)
     for name in ("dual_contexts", "t2i_options", "i2t"):
         mode, inputs, options = CASES[name]
         made = getattr(modes, mode)(mini, *inputs, **HOW, **options, seed=20, output="latents")
