@@ -19,9 +19,10 @@ from torch import Tensor
 from analysis.modes.tensors import context_of, is_tensor_file, latents_of
 from data.pictures import Picture, picture_files, pictures
 from lib.checks import listed, texts
+from lib.contexts import IMAGE_NULLS, Context
 from lib.fingerprints import tensor_digest
 from lib.images import fit
-from lib.model import IMAGE_NULLS, Context, VersatileDiffusion
+from lib.model import VersatileDiffusion
 
 log = logging.getLogger(__name__)
 
