@@ -33,10 +33,10 @@ FLOORS = {
 }
 """Room -> floor; rooms of one floor know nothing of each other."""
 LIMITS = {
-    "analysis": (77, 15_500),
+    "analysis": (77, 15_550),
     "lib": (37, 7_400),
-    "data": (26, 5_000),
-    "training": (28, 3_930),
+    "data": (26, 5_050),
+    "training": (28, 4_080),
 }
 """Room -> Python files and lines that it has at most; to be lowered whenever it shrinks."""
 OURS = ("lib", "data", "training", "analysis")

@@ -26,27 +26,49 @@ STAGES = ("classifier", "autoencoder", "clip", "optimus", "flows")
 FLOWS = ("t2i", "i2i", "i2t", "t2t")
 GROUPS = ("time_embed", "image_data", "text_data", "image_context", "text_context")
 PRESETS = ("scenes", "small", "paper-single", "paper-dual", "paper-four")
+KINDS = ("scenes", "emoji", "pictures of your own")
+OF_STAGES = {
+    **dict.fromkeys(("flows", "freeze", "lora", "lora_layers", "min_snr", "shard"), ("flows",)),
+    **dict.fromkeys(("out", "max_file", "checkpoint_activations", "scenes"), STAGES[1:]),
+    "cached": ("flows",),
+    "exchanged": ("optimus", "flows"),
+    "anchor": ("optimus",),
+    "teacher": ("clip",),
+    "judge": ("classifier",),
+}
+"""Option -> the stages that it acts on, where these are not all."""
+OF_DATA = {
+    **dict.fromkeys(("scenes", "cached", "exchanged"), KINDS[:1]),
+    **dict.fromkeys(("side", "fit", "mirror", "min_side", "max_watermark"), KINDS[2:]),
+    **dict.fromkeys(("clean", "outside"), KINDS[2:]),
+    "judge": KINDS[:2],
+}
+"""Option -> the data that it is about, where these are not all."""
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, say what was measured; returns the exit status (`lib.__main__.status_of`)."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
     if args.out is None:  # what people train takes the place of none of our models
         vd_mini = ROOT / "pretrained" / "vd-mini"
         args.out = vd_mini if args.data == "scenes" else args.runs / "model"
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     again = "stopped; the same command goes on from the last checkpoint"
-    return status_of(lambda: _train(args), "Try a smaller --batch.", again)
+    return status_of(lambda: _train(args, given), "Try a smaller --batch.", again)
 
 
-def _train(args: argparse.Namespace) -> int:
-    from training import stages  # torch and transformers load here: --help stays quick
-
+def _train(args: argparse.Namespace, given: set[str]) -> int:
     names = (args.stage,)
     if args.stage == "all":  # what people bring has no attributes that a classifier could read
-        names = STAGES if args.data in ("scenes", "emoji") else STAGES[1:]
+        names = STAGES if args.data in KINDS else STAGES[1:]
+    _check_used(args, given, names)
+
+    from training import stages  # torch and transformers load here: --help stays quick
+
     for name in names:
         if args.dry_run:
             from training.plan import plan
@@ -56,6 +78,38 @@ def _train(args: argparse.Namespace) -> int:
         measured = stages.run(name, args)
         print(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in measured.items()))
     return 0
+
+
+def _check_used(args: argparse.Namespace, given: set[str], stages: tuple[str, ...]) -> None:
+    """ValueError if an option was given that nothing would look at."""
+    data = args.data if args.data in KINDS else KINDS[2]
+    for name in sorted(given):
+        flag = f"--{name.replace('_', '-')}"
+        acts, about = OF_STAGES.get(name, STAGES), OF_DATA.get(name, KINDS)
+        if not {*acts} & {*stages}:
+            raise ValueError(
+                f"{flag} does nothing in stage {args.stage}: it is for {', '.join(acts)}; leave it "
+                "out."
+            )
+        if data not in about:
+            raise ValueError(
+                f"{flag} does nothing with --data {args.data}: it is for {' and '.join(about)}; "
+                "leave it out."
+            )
+    if "lora_layers" in given and args.lora is None:
+        raise ValueError("--lora-layers says what --lora RANK adapts: give both, or neither.")
+    if args.lora is not None and (unused := given & {"freeze", "max_file"}):
+        raise ValueError(
+            f"--{max(unused).replace('_', '-')} does nothing with --lora, which trains adapters "
+            "alone and writes one small file: leave one of them out."
+        )
+    if args.shard and args.stage == "all":
+        raise ValueError("--shard divides the diffuser: give it with stage flows, the last one.")
+    if args.shard and args.optimizer == "muon":
+        raise ValueError(
+            "Muon moves whole matrices, which --shard divides: leave out one of the two, or give "
+            "--optimizer adamw."
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,8 @@ from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
-from analysis.measure.protocol import SUITES, Settings, words
+from analysis.measure.protocol import ACTS_ON, SUITES, Settings, words
+from lib.config import FLOWS
 
 OUT = Path("output")
 FOLDER = "evaluation"
@@ -75,7 +76,10 @@ def run(args: argparse.Namespace) -> int:
     with processes.group():
         try:
             settings = kind.accepted(settings)
+            _check_settings(args, settings)
             read = kind.read(args, settings)
+            if args.judge is not None and "judge" not in read:
+                raise ValueError("Nothing is measured that a judge would read: leave out --judge.")
             vd = load(
                 args.model,
                 components=kind.needs(settings, **read),
@@ -95,6 +99,24 @@ def run(args: argparse.Namespace) -> int:
         print(report.to_text(made))
         print(f"{folder / 'report.json'}\n{folder / 'report.md'}")
     return 0
+
+
+def _check_settings(args: argparse.Namespace, settings: Settings) -> None:
+    """ValueError if a setting was given that nothing of what is measured would look at."""
+    measured = {*(FLOWS if settings.suite == "applications" else settings.flows)}
+    unused = [
+        f"--{name.replace('_', '-')} (of {' and '.join(parts)})"
+        for name, parts in ACTS_ON.items()
+        if not measured & {*parts}
+    ]
+    if not settings.sweep_steps:
+        unused.append("--sweep-sampler (of --sweep-steps)")
+        if not (settings.sweep_scale or settings.sweep_fidelity):
+            unused.append("--sweep-n (of --sweep-scale, --sweep-steps and --sweep-fidelity)")
+    given = {field.name: getattr(args, field.name) != field.default for field in SETTINGS}
+    unused = [text for text in unused if given[text[2:].split()[0].replace("-", "_")]]
+    if unused:
+        raise ValueError(f"Nothing that is measured takes {', '.join(unused)}: leave that out.")
 
 
 def _check_options(args: argparse.Namespace) -> None:

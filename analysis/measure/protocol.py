@@ -37,6 +37,14 @@ SUITES = {
 """Suite -> the module whose `SUITE` it is, and which options for single suites it takes."""
 PARTS = (*FLOWS, "reconstruction", "search", "caption")
 """What `flows` may name; a suite measures all of them or fewer."""
+ACTS_ON = {
+    "search_n": ("search",),
+    **dict.fromkeys(("caption_n", "caption_candidates"), ("caption",)),
+    "scale_text": ("t2i", "i2i", "t2t"),  # i2i: where pictures and texts are mixed beside it
+    "scale_image": ("i2i", "i2t", "caption"),
+    **dict.fromkeys(("steps", "sampler"), (*FLOWS, "caption")),
+}
+"""Setting -> the parts of a suite that look at it, where these are not all."""
 SWEEPS = {"scale": ("t2i", "i2t"), "steps": ("t2i",), "fidelity": ("i2i",)}
 """What is swept -> the flows that are run again and again for it."""
 _MOST = {

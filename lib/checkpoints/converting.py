@@ -171,6 +171,11 @@ def _plan(
     layout: str, spec: ModelSpec, components: tuple[str, ...], text_to_image: bool
 ) -> dict[str, Keys]:
     """Files below the destination, and what each holds."""
+    if text_to_image and layout != "diffusers":
+        raise ValueError(
+            f"{TEXT_TO_IMAGE} is a folder of layout diffusers: leave --text-to-image "
+            f"(text_to_image) out for layout {layout}."
+        )
     if layout == OWN:
         return {f"{name}.safetensors": _keys(layout, spec, (name,)) for name in components}
     if layout == "official":
@@ -178,6 +183,11 @@ def _plan(
     groups = dict(_DIFFUSERS_FILES)
     if text_to_image:
         own = (*COMPONENTS[:2], "text_context")
+        if lacking := [name for name in own if name not in components]:
+            raise ValueError(
+                f"The model lacks {', '.join(lacking)}, of which {TEXT_TO_IMAGE} is made: leave "
+                "--text-to-image (text_to_image) out."
+            )
         groups[f"{TEXT_TO_IMAGE}/diffusion_pytorch_model"] = ("image_unet", own)
     return {
         f"{path}.safetensors": _keys(keys, spec, parts)

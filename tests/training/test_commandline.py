@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from training.__main__ import main
+from training.__main__ import OF_DATA, OF_STAGES, _parser, main
 
 
 def test_flows_before_their_encoders_are_one_sentence(tmp_path, capsys, monkeypatch):
@@ -67,6 +67,82 @@ def test_the_exit_status_says_whose_fault_it_was(error, status, sentence, capsys
     monkeypatch.setattr("training.stages.run", failing)
     assert main(["classifier"]) == status
     assert capsys.readouterr().err == f"{sentence}\n"
+
+
+EVERYWHERE = {
+    *("stage", "data", "init", "preset", "runs", "dry_run", "steps", "batch", "accumulate", "lr"),
+    *("optimizer", "track", "threads", "device"),
+}
+
+
+def test_every_option_says_where_it_acts():
+    """A new one has to be put into one of these lists."""
+    options = {action.dest for action in _parser()._actions} - {"help"}
+    assert options == EVERYWHERE | {*OF_STAGES} | {*OF_DATA}
+    assert not EVERYWHERE & ({*OF_STAGES} | {*OF_DATA})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        *(
+            (f"autoencoder --data {data} {option}", f"with --data {data}: it is for pictures")
+            for data in ("scenes", "emoji")
+            for option in ("--side 32", "--fit pad", "--mirror", "--min-side 9", "--clean")
+        ),
+        ("flows --max-watermark 0.5", "with --data scenes: it is for pictures of your own;"),
+        ("all --outside", "with --data scenes: it is for pictures of your own;"),
+        ("clip --data emoji --scenes 9", "with --data emoji: it is for scenes;"),
+        ("flows --data mine --cached 9", "with --data mine: it is for scenes;"),
+        ("optimus --data mine --exchanged 0.1", "with --data mine: it is for scenes;"),
+        ("clip --cached 9", "in stage clip: it is for flows;"),
+        ("classifier --scenes 9", "in stage classifier: it is for autoencoder, clip, optimus, f"),
+        ("clip --exchanged 0.1", "in stage clip: it is for optimus, flows;"),
+        ("clip --flows t2i", "in stage clip: it is for flows;"),
+        ("optimus --freeze text_data", "in stage optimus: it is for flows;"),
+        ("optimus --min-snr 5", "in stage optimus: it is for flows;"),
+        ("clip --shard", "in stage clip: it is for flows;"),
+        ("all --shard", "--shard divides the diffuser: give it with stage flows"),
+        ("flows --lora-layers attention", "--lora-layers says what --lora RANK adapts"),
+        ("flows --init x --lora 2 --max-file 9", "--max-file does nothing with --lora"),
+        ("flows --init x --lora 2 --freeze text_data", "--freeze does nothing with --lora"),
+        ("classifier --max-file 9", "in stage classifier: it is for autoencoder"),
+        ("classifier --out x", "in stage classifier: it is for autoencoder"),
+        ("classifier --checkpoint-activations", "in stage classifier: it is for autoencoder"),
+        ("optimus --teacher", "in stage optimus: it is for clip;"),
+        ("flows --anchor 0", "in stage flows: it is for optimus;"),
+        ("flows --judge x", "in stage flows: it is for classifier;"),
+        ("all --data mine --judge x", "in stage all: it is for classifier;"),
+        ("flows --shard --optimizer muon", "Muon moves whole matrices, which --shard divides"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_what_would_be_ignored_is_refused(arguments, sentence, dry, capsys, monkeypatch):
+    monkeypatch.setattr("training.stages.run", lambda name, args: pytest.fail("it was trained"))
+    assert main([*arguments.split(), *dry]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert sentence in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "all --data mine --side 32 --fit pad --mirror --min-side 9 --max-watermark 0.5 --clean",
+        "all --scenes 9 --cached 9 --judge x --out y --max-file 9 --teacher --flows t2i",
+        "flows --data emoji --min-snr 5 --freeze text_data --checkpoint-activations --shard",
+        "flows --init vd-mini --lora 2 --lora-layers attention --out x --cached 9",
+        "flows --exchanged 0.5 --flows i2t --max-file 9 --optimizer muon",
+        "optimus --init x.pt --anchor 1 --exchanged 0.5 --data scenes --scenes 9",
+        "classifier --data emoji --judge x --steps 3 --batch 4 --track tensorboard --threads 1",
+        "autoencoder --fit crop --min-side 1",  # which is how it is anyway
+    ],
+)
+def test_what_acts_is_taken(arguments, monkeypatch):
+    asked = []
+    monkeypatch.setattr("training.stages.run", lambda name, args: asked.append(name) or {})
+    assert main(arguments.split()) == 0
+    assert asked
 
 
 @pytest.mark.parametrize("options", [[], ["--outside"]])

@@ -78,11 +78,14 @@ def test_a_held_latent_keeps_its_scale(make, anchor):
     "arguments, said",
     [
         (["optimus", "--anchor", "1"], "give stage optimus, and --init"),
-        (["clip", "--anchor", "1", "--init", "vd-mini"], "give stage optimus, and --init"),
+        (
+            ["clip", "--anchor", "1", "--init", "vd-mini"],
+            "does nothing in stage clip: it is for optimus",
+        ),
         (["flows", "--exchanged", "0.5"], "with --flows i2t t2t"),
         (["flows", "--exchanged", "0.5", "--flows", "t2i", "t2t"], "with --flows i2t t2t"),
         (["all", "--exchanged", "0.5"], "with --flows i2t t2t"),
-        (["optimus", "--exchanged", "0.5", "--data", "emoji"], "of scenes only"),
+        (["optimus", "--exchanged", "0.5", "--data", "emoji"], "it is for scenes"),
     ],
 )
 def test_what_is_about_texts_is_refused_elsewhere(arguments, said, tmp_path, capsys):

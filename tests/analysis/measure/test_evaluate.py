@@ -241,8 +241,10 @@ def test_the_real_path_from_the_shell(model_folder, tmp_path, monkeypatch, capsy
         monkeypatch.setattr(module, "write", lambda scene, rng: "a large red circle on gray")
     words = ["evaluate", "--model", str(model_folder), "--n", "3", "--steps", "2", "--quiet"]
     words += ["--device", "cpu", "--out", str(tmp_path), "--json"]
-    no_judge = [*words, "--flows", "i2t,t2t,reconstruction", "--judge", str(tmp_path / "none")]
-    assert main(no_judge) == 0
+    no_judge = [*words, "--flows", "i2t,t2t,reconstruction"]
+    with monkeypatch.context() as patch:
+        patch.setattr(scene_inputs, "load_judge", lambda folder: pytest.fail("it was read"))
+        assert main(no_judge) == 0
     printed = json.loads(capsys.readouterr().out)
     assert set(printed["measures"]) == {"i2t", "t2t", "reconstruction"}
     assert printed["protocol"]["model"]["name"] == "tiny"
@@ -356,6 +358,8 @@ def test_numbers_have_an_upper_end(words, message, tmp_path, capsys):
         ("--suite applications --search-n 9", "takes --search-n (of search): leave that out."),
         ("--suite folder --data /x --caption-n 9", "takes --caption-n (of caption): leave"),
         ("--suite applications --applications describe --judge /x", "leave out --judge"),
+        ("--flows i2t,caption --judge /x", "leave out --judge"),
+        ("--suite emoji --flows i2t --judge /x", "leave out --judge"),
     ],
 )
 def test_settings_that_nothing_looks_at_are_refused(words, message, tmp_path, monkeypatch, capsys):
@@ -381,9 +385,8 @@ def test_settings_that_act_are_taken(words, tmp_path, monkeypatch, capsys):
         raise ValueError("it went on")
 
     monkeypatch.setattr("lib.checkpoints.load", load)
-    monkeypatch.setattr("analysis.measure.suite.Suite.read", lambda *args: {})
-    for suite in ("scene_inputs.SceneInputs", "emoji_inputs.DrawingInputs"):
-        monkeypatch.setattr(f"analysis.measure.{suite}.read", lambda *args: {}, raising=False)
+    for name in ("scene_inputs.SceneSuite", "emoji_inputs.EmojiSuite"):
+        monkeypatch.setattr(f"analysis.measure.{name}.read", lambda *args: {})
     assert main(["evaluate", "--out", str(tmp_path / "out"), *words.split()]) == 2
     assert capsys.readouterr().err == "error: it went on\n"
 

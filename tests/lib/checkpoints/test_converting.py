@@ -225,6 +225,23 @@ def test_commands(file, config, tmp_path, capsys):
     assert stopped.value.code == 2
 
 
+def test_a_folder_of_diffusers_alone_is_asked_for_there_alone(file, config, tmp_path, capsys):
+    for layout, name in (("own", "a"), ("official", "a.pth")):
+        words = ["convert", str(file), str(tmp_path / name), "--layout", layout, "--config", config]
+        assert main([*words, "--text-to-image", "--quiet"]) == 2
+        assert f"out for layout {layout}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_diffusers_is_made_of_what_the_model_has(model_folder, tmp_path):
+    lean = shutil.copytree(model_folder, tmp_path / "lean")
+    for path in lean.glob("text_context*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="lacks text_context, of which text_to_image_unet is made"):
+        convert(lean, tmp_path / "new", "diffusers", text_to_image=True, progress=False)
+    assert not (tmp_path / "new").exists()
+
+
 def test_help_needs_no_torch():
     from tests.test_house import output_of
 
