@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.samples import Samples, key_of
+from lib.config import FLOWS
 from lib.files import replacing
 from lib.fingerprints import model_digests, sizes_digest
 from lib.model import VersatileDiffusion
@@ -83,6 +84,73 @@ def taken(array: np.ndarray | Tensor, device: torch.device, *places: np.ndarray)
     if isinstance(array, Tensor):
         return array[tuple(torch.from_numpy(p).to(array.device) for p in places)].float()
     return torch.from_numpy(array[places]).to(device).float()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one flow sees in one step.
+
+    Attributes:
+        rows: samples.
+        data: which of a sample's latents is to be generated.
+        context: which of its contexts conditions.
+        words: which of the samples' words is asked besides, if any.
+        dropped: where the null context stands in.
+        t: timesteps.
+    """
+
+    rows: np.ndarray
+    data: np.ndarray
+    context: np.ndarray
+    words: np.ndarray | None
+    dropped: np.ndarray
+    t: Tensor
+
+    def __getitem__(self, part: slice) -> Draw:
+        """Some of the samples."""
+        return Draw(**{name: v if v is None else v[part] for name, v in vars(self).items()})
+
+
+def drawn(
+    flow: str,
+    n: int,
+    t: Tensor,
+    rng: np.random.Generator,
+    dropout: float,
+    words: int = 0,
+    same: float = 0.0,
+) -> Draw:
+    """What a flow sees of random samples.
+
+    Args:
+        flow: which of the four.
+        n: how many samples there are.
+        t: timesteps, one of each that is drawn.
+        rng: decides.
+        dropout: probability of the null context.
+        words: how many words may be asked; 0 asks none.
+        same: share of image variation that sees the very view that is generated.
+    """
+    size, (kind, conditions) = len(t), FLOWS[flow]
+    context = rng.integers(VIEWS if conditions == "image" else CAPTIONS, size=size)
+    asked = rng.integers(1, words, size=size) if words else None
+    if kind == "image":
+        data = rng.integers(VIEWS, size=size)
+        if same and conditions == "image":
+            data = np.where(rng.random(size) < same, context, data)
+    elif conditions == "text":
+        data = context  # the answer to that caption
+    else:
+        word = 0 if asked is None else asked
+        data = CAPTIONS + REPLIES * word + rng.integers(REPLIES, size=size)
+    return Draw(
+        rows=rng.integers(n, size=size),
+        data=data,
+        context=context,
+        words=asked,
+        dropped=rng.random(size) < dropout,
+        t=t,
+    )
 
 
 def fingerprint(vd: VersatileDiffusion, names: tuple[str, ...]) -> str:

@@ -6,8 +6,10 @@ through `VersatileDiffusion.eps`.
 
 - A tenth of the contexts is replaced by the flow's own null context, which is what makes guidance
   possible (Ho and Salimans 2022).
-- Image variation sees another view of the same sample half of the time: content is kept, jitter is
-  free. Text variation writes the answer to a caption.
+- Image variation sees any view of the same sample: content is kept, jitter is free. `same` of the
+  time it is the very picture that is generated: then place and size count as content, which is
+  much sooner learned. Text variation writes the answer to a caption.
+- Pictures without captions are as good for image variation: a share `uncaptioned` of it is of them.
 - Where samples have `words` to ask with (a language), a share of image-to-text mixes such a word
   into the picture's context, and the text is the one that answers it.
 - Timesteps are drawn denser in the middle of the noise range, where a picture is decided; `uniform`
@@ -31,7 +33,7 @@ from lib.fingerprints import fingerprint
 from lib.model import Context, VersatileDiffusion
 from lib.unet import ContextColumn, DataColumn, TimeEmbed
 from training import memory
-from training.cache import CAPTIONS, ENCODERS, REPLIES, VIEWS, Cache, taken
+from training.cache import ENCODERS, Cache, Draw, drawn, taken
 from training.export import export, record
 from training.lora import adapt, adapters, save_adapters
 from training.stage import Recipe, Stage
@@ -53,7 +55,10 @@ class FlowOptions:
         uniform: share of timesteps drawn uniformly; the others follow a logistic-normal.
         center, spread: mean and deviation of that normal; t = T sigmoid(center + spread n).
         min_snr: gamma of the min-SNR weights; None weighs all timesteps alike.
-        asked: share of image-to-text that mixes one of the samples' words into the context.
+        same: share of image variation whose context is of the very view that is generated.
+        uncaptioned: share of image variation that is of pictures without captions, if there are.
+        asked: share of image-to-text that mixes one of the samples' words into the context, where
+            another flow trains the column that reads it.
         frozen: parameter groups (module names) that keep the weights they have.
         lora: rank of adapters on the context columns, which alone are trained then; None trains
             the weights themselves.
@@ -74,6 +79,8 @@ class FlowOptions:
     center: float = 0.2
     spread: float = 1.0
     min_snr: float | None = None
+    same: float = 0.0
+    uncaptioned: float = 0.0
     asked: float = 0.4
     frozen: tuple[str, ...] = ()
     lora: int | None = None
@@ -83,31 +90,6 @@ class FlowOptions:
 
 ASKED_WEIGHT = (0.25, 0.6)  # of the word's context beside the picture's
 TOGETHER = 100  # samples that are measured at once
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What one flow sees in one step.
-
-    Attributes:
-        rows: samples.
-        data: which of a sample's latents is to be generated.
-        context: which of its contexts conditions.
-        words: which of the samples' words is asked besides, if any.
-        dropped: where the null context stands in.
-        t: timesteps.
-    """
-
-    rows: np.ndarray
-    data: np.ndarray
-    context: np.ndarray
-    words: np.ndarray | None
-    dropped: np.ndarray
-    t: Tensor
-
-    def __getitem__(self, part: slice) -> Draw:
-        """Some of the samples."""
-        return Draw(**{name: v if v is None else v[part] for name, v in vars(self).items()})
 
 
 class FlowsStage(Stage):
@@ -120,6 +102,7 @@ class FlowsStage(Stage):
         out: model folder.
         recipe: how it is trained.
         options: what is particular to flows.
+        pictures: what the encoders say of pictures without captions.
     """
 
     name = "flows"
@@ -132,7 +115,9 @@ class FlowsStage(Stage):
         out: Path,
         recipe: Recipe = RECIPES[0],
         options: FlowOptions | None = None,
+        pictures: Cache | None = None,
     ) -> None:
+        self.pictures = pictures
         self.cache, self.validation, self.out = cache, validation, out
         self.recipe, self.options = recipe, options or FlowOptions()
         torch.manual_seed(recipe.seed)
@@ -157,7 +142,9 @@ class FlowsStage(Stage):
         options = asdict(self.options)
         if self.options.lora is None:  # as before there were adapters: older checkpoints go on
             del options["lora"], options["lora_layers"]
-        return {"options": options, "data": self.cache.made, **self.base}
+        options = {n: v for n, v in options.items() if v or n not in ("same", "uncaptioned")}
+        pictures = {"pictures": self.pictures.made} if self.pictures else {}
+        return {"options": options, "data": self.cache.made, **pictures, **self.base}
 
     def warmed(self) -> None:
         """Adapters begin from trained weights."""
@@ -180,6 +167,7 @@ class FlowsStage(Stage):
     def placed(self) -> None:
         """What was encoded goes where the modules are, if there is room."""
         self.cache = self.cache.on(self.device)
+        self.pictures = self.pictures and self.pictures.on(self.device)
 
     def gradient_scales(self) -> dict[str, float]:
         """Factor on the gradients of each parameter group."""
@@ -190,16 +178,12 @@ class FlowsStage(Stage):
         total, metrics, rows = torch.zeros((), device=self.device), {}, []
         for flow in self.flows:
             size = self._size(flow)
-            words = 0
-            if flow == "i2t" and self._words() > 1:
-                words = round(self.options.asked * size)
             losses = []
-            for part, asks in ((size - words, False), (words, True)):
-                if part:
-                    draw = self._draw(flow, self.cache, part, rng, asks)
-                    rows.append(draw.rows)
-                    weight = rng.uniform(*ASKED_WEIGHT) if asks else 0.0
-                    losses.append((part / size) * self._flow_loss(flow, self.cache, draw, weight))
+            for cache, part, asks in self._parts(flow, size):
+                draw = self._draw(flow, cache, part, rng, asks)
+                rows.append(draw.rows + (cache is self.pictures) * len(self.cache))
+                weight = rng.uniform(*ASKED_WEIGHT) if asks else 0.0
+                losses.append((part / size) * self._flow_loss(flow, cache, draw, weight))
             loss = torch.stack(losses).sum()
             total = total + self.options.weight[flow] * loss
             metrics[flow] = loss.detach()
@@ -207,8 +191,9 @@ class FlowsStage(Stage):
         return total, metrics
 
     def key(self, number: int) -> str:
-        """As the encoded samples are called."""
-        return self.cache.key(number)
+        """As the encoded samples are called; those without captions are numbered last."""
+        beyond = number - len(self.cache)
+        return self.cache.key(number) if beyond < 0 else self.pictures.key(beyond)
 
     def samples(self) -> int:
         """Samples of one step, all flows together."""
@@ -221,32 +206,26 @@ class FlowsStage(Stage):
         tokens = self.cache.word_tokens
         return 1 if tokens is None else len(tokens)
 
+    def _parts(self, flow: str, size: int) -> list[tuple[Cache, int, bool]]:
+        """What a flow's samples are drawn from, how many of them, and whether a word is asked."""
+        words = pictures = 0
+        if flow == "i2t" and self._words() > 1 and "text_context" in self.modules:
+            words = round(self.options.asked * size)
+        if flow == "i2i" and self.pictures is not None:
+            pictures = round(self.options.uncaptioned * size)
+        parts = [(self.cache, size - words - pictures, False), (self.cache, words, True)]
+        parts.append((self.pictures, pictures, False))
+        return [part for part in parts if part[1]]
+
     def _draw(
         self, flow: str, cache: Cache, size: int, rng: np.random.Generator, asks: bool = False
     ) -> Draw:
-        kind, conditions = FLOWS[flow]
-        timesteps = self.vd.schedule.num_timesteps
-        focus = 1 / (
-            1 + np.exp(-(self.options.center + self.options.spread * rng.normal(size=size)))
-        )
-        share = np.where(rng.random(size) < self.options.uniform, rng.random(size), focus)
-        context = rng.integers(VIEWS if conditions == "image" else CAPTIONS, size=size)
-        words = rng.integers(1, self._words(), size=size) if asks else None
-        if kind == "image":
-            data = rng.integers(VIEWS, size=size)
-        elif conditions == "text":
-            data = context  # the answer to that caption
-        else:
-            asked = 0 if words is None else words
-            data = CAPTIONS + REPLIES * asked + rng.integers(REPLIES, size=size)
-        return Draw(
-            rows=rng.integers(len(cache), size=size),
-            data=data,
-            context=context,
-            words=words,
-            dropped=rng.random(size) < self.options.dropout,
-            t=torch.from_numpy((share * timesteps).astype(np.int64)).clamp(max=timesteps - 1),
-        )
+        timesteps, options = self.vd.schedule.num_timesteps, self.options
+        focus = 1 / (1 + np.exp(-(options.center + options.spread * rng.normal(size=size))))
+        share = np.where(rng.random(size) < options.uniform, rng.random(size), focus)
+        t = torch.from_numpy((share * timesteps).astype(np.int64)).clamp(max=timesteps - 1)
+        words = self._words() if asks else 0
+        return drawn(flow, len(cache), t, rng, options.dropout, words, options.same)
 
     def _flow_loss(
         self, flow: str, cache: Cache, draw: Draw, weight: float = 0.0, noise: Tensor | None = None

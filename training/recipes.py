@@ -88,7 +88,12 @@ PRESETS = {
         }
     ),
     # a text sample costs a quarter of a picture's, and what a picture shows is learned last
-    "small": Preset(_SMALL, FlowOptions(share={"t2i": 1.0, "i2i": 1.2, "i2t": 2.0, "t2t": 0.3})),
+    "small": Preset(
+        _SMALL,
+        FlowOptions(
+            share={"t2i": 1.0, "i2i": 1.2, "i2t": 2.0, "t2t": 0.3}, same=0.8, uncaptioned=0.7
+        ),
+    ),
     # Xu et al. 2022, section 4.1 and its supplement: rates, batches and gradient scales; how long
     # is for --steps to say
     "paper-single": _paper(1e-4, 2048, ("i2i",), {}),

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from data.emoji.judge import JUDGE_FOLDER as OF_DRAWINGS
-from data.samples import Samples
 from data.scenes.judge import JUDGE_FOLDER as OF_SCENES
 from lib.checkpoints import load, save
 from lib.checkpoints.parts import own_file
@@ -166,7 +165,7 @@ def make(name: str, args: argparse.Namespace, data: Data, preset: Preset, recipe
         fresh = replace(vd.spec, image_size=data.spec.image_size)
         kept = vd.tokenizers.source
     if preset.options.lora is not None:
-        return _flows(args.init, samples, validation, args, recipe, preset, args.out / "lora")
+        return _flows(args.init, data, args, recipe, preset, args.out / "lora")
     words, _ = data.samples("clip")
     fresh = current_spec(args.out, fresh)
     if fresh.image_size != data.spec.image_size:
@@ -191,13 +190,12 @@ def make(name: str, args: argparse.Namespace, data: Data, preset: Preset, recipe
         return optimus.OptimusStage(*parts, args.anchor)
     if _is_model(args.init):
         complete(args.out, args.init, args.max_file)
-    return _flows(args.out, samples, validation, args, recipe, preset, args.out)
+    return _flows(args.out, data, args, recipe, preset, args.out)
 
 
 def _flows(
     encoders: Path | str,
-    samples: Samples,
-    validation: Samples,
+    data: Data,
     args: argparse.Namespace,
     recipe: Recipe,
     preset: Preset,
@@ -205,8 +203,14 @@ def _flows(
 ) -> flows.FlowsStage:
     needed = flows.encoders_for(preset.options)
     vd = load(encoders, components=needed, device=args.device, dtype=torch.float32)
-    cached, held = (build(vd, part, args.runs / "cache", needed) for part in (samples, validation))
-    return flows.FlowsStage(vd, cached, held, out, recipe, preset.options)
+    kept, (samples, validation) = args.runs / "cache", data.samples("flows")
+    cached, held = (build(vd, part, kept, needed) for part in (samples, validation))
+    pictures = None
+    if preset.options.uncaptioned and preset.options.share.get("i2i", 0):
+        more, _ = data.samples("autoencoder")  # which needs no captions either
+        if more is not samples:
+            pictures = build(vd, more, kept, ("image_encoder", "clip_vision"))
+    return flows.FlowsStage(vd, cached, held, out, recipe, preset.options, pictures)
 
 
 def _is_model(init: str | None) -> bool:

@@ -25,7 +25,7 @@ from training import recipes
 from training.__main__ import main
 from training.attributes import read_loss, right
 from training.autoencoder import AutoencoderStage
-from training.cache import CAPTIONS, ENCODERS, REPLIES, answers_of, build, captions_of
+from training.cache import CAPTIONS, ENCODERS, REPLIES, VIEWS, answers_of, build, captions_of, drawn
 from training.clip import ClipStage
 from training.export import current_spec, record
 from training.flows import FlowOptions, FlowsStage, encoders_for
@@ -243,6 +243,34 @@ def test_a_subset_of_flows_needs_and_trains_only_its_parts(vd, scenes, tmp_path)
         )
     with pytest.raises(ValueError, match="No flow has a share"):
         FlowsStage(encoders, cache, cache, tmp_path, RECIPE, FlowOptions(share={}))
+
+
+@pytest.mark.parametrize("samples", ["emoji"], indirect=True)
+def test_pictures_without_captions_serve_image_variation_alone(encoders, samples, tmp_path):
+    cache = build(encoders, samples, tmp_path)
+    pictures = build(encoders, samples, tmp_path, ("image_encoder", "clip_vision"))
+    assert pictures.text_latents is None
+    options = FlowOptions(share={"i2i": 1.0, "i2t": 0.5}, uncaptioned=0.75, same=1.0)
+    stage = FlowsStage(encoders, cache, cache, tmp_path, RECIPE, options, pictures)
+    stage.loss(0, generator(0, 0))
+    size, n = RECIPE.batch, len(cache)
+    beyond = [number for number in stage.seen if number >= n]
+    assert len(stage.seen) == round(1.5 * size) and len(beyond) == round(0.75 * size)
+    assert stage.key(beyond[0]) == key_of(samples, beyond[0] - n)
+    assert stage.identity()["pictures"] == pictures.made
+    plain = FlowsStage(encoders, cache, cache, tmp_path, RECIPE, replace(options, uncaptioned=0.0))
+    plain.loss(0, generator(0, 0))
+    assert max(plain.seen) < n and "pictures" not in plain.identity()
+
+
+@pytest.mark.parametrize(
+    ("same", "share"), [(0.0, 1 / VIEWS), (0.7, 0.7 + 0.3 / VIEWS), (1.0, 1.0)]
+)
+def test_how_often_the_very_view_is_shown(same, share):
+    t, rng = torch.zeros(6000, dtype=torch.long), np.random.default_rng(0)
+    draw = drawn("i2i", 10, t, rng, dropout=0.1, same=same)
+    assert np.mean(draw.data == draw.context) == pytest.approx(share, abs=0.03)
+    assert set(draw.data) == set(draw.context) == set(range(VIEWS))
 
 
 def test_min_snr_weights_are_those_of_the_paper(vd, scenes, tmp_path):
