@@ -35,8 +35,7 @@ def attention(
 
     Args:
         q: (B, N, heads * d) queries.
-        k: (B, M, heads * d) keys.
-        v: (B, M, heads * d) values.
+        k, v: (B, M, heads * d) keys and values, or `in_heads` already.
         heads: number of heads; the width must be a multiple of it.
         causal: query i sees keys 0 ... i only.
         fused: take torch's fused kernel in any case: what CLIP's contexts were always made by.
@@ -46,7 +45,7 @@ def attention(
 
     Source: Vaswani et al. 2017, equation 1.
     """
-    q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
+    q, k, v = (x if x.ndim == 4 else in_heads(x, heads) for x in (q, k, v))
     on_cpu = q.device.type == "cpu" and not fused
     learns = any(x.requires_grad for x in (q, k, v))
     if on_cpu and q.shape[2] * k.shape[2] <= SHORT:
@@ -60,6 +59,11 @@ def attention(
     else:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return rearrange(out, "b h n d -> b n (h d)")
+
+
+def in_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, heads * d) -> (B, heads, N, d)."""
+    return rearrange(x, "b n (h d) -> b h n d", h=heads)
 
 
 def _by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

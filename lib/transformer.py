@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lib.ops import attention, for_each_half
+from lib.ops import attention, for_each_half, in_heads
 
 
 class Attention(nn.Module):
@@ -29,15 +29,17 @@ class Attention(nn.Module):
         """x (B, N, C), context (B, M, D) -> (B, N, C)."""
         if kept is None:
             k, v = self.to_k(context), self.to_v(context)
-        elif self not in kept:
-            k, v = kept[self] = self.to_k(context), self.to_v(context)
         else:
+            if self not in kept:
+                both = self.to_k(context), self.to_v(context)
+                kept[self] = tuple(in_heads(y, self.heads).contiguous() for y in both)
             k, v = kept[self]
         return self.to_out(attention(self.to_q(x), k, v, self.heads))
 
 
 Kept = dict[Attention, tuple[Tensor, Tensor]]
-"""Keys and values of one context, by the layer that reads it: the same at every step of a run."""
+"""Keys and values of one context, (B, heads, M, d), by the layer that reads it: the same at every
+step of a run."""
 
 
 class GEGLU(nn.Module):
