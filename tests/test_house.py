@@ -34,8 +34,8 @@ FLOORS = {
 """Room -> floor; rooms of one floor know nothing of each other."""
 LIMITS = {
     "analysis": (77, 15_550),
-    "lib": (37, 7_400),
-    "data": (26, 5_050),
+    "lib": (37, 7_450),
+    "data": (27, 5_050),
     "training": (28, 4_080),
 }
 """Room -> Python files and lines that it has at most; to be lowered whenever it shrinks."""

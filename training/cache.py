@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.arrays import kept_array, write_array
 from data.samples import Samples, key_of
 from lib.config import FLOWS
 from lib.files import replacing
@@ -231,16 +232,13 @@ def _stream(rows: range, kind: int, k: int) -> np.random.Generator:
 def _encoded(
     path: Path, n: int, encode: Callable[[range], Tensor], device: torch.device
 ) -> np.ndarray:
-    if not path.exists():
-        array = None
+    array = kept_array(path, n)
+    if array is None:
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(device))
+        starts = tqdm(range(0, n, CHUNK), desc=path.name.split("-")[0])
+        parts = (range(start, min(n, start + CHUNK)) for start in starts)
         with torch.inference_mode(), autocast, replacing() as temporary:
-            for start in tqdm(range(0, n, CHUNK), desc=path.name.split("-")[0]):
-                rows = range(start, min(n, start + CHUNK))
-                part = encode(rows).half().cpu().numpy()
-                if array is None:
-                    shape = (n, *part.shape[1:])
-                    array = np.lib.format.open_memmap(temporary(path), "w+", np.float16, shape)
-                array[rows.start : rows.stop] = part
-            array.flush()
-    return np.load(path, mmap_mode="r")
+            encoded = (encode(rows).half().cpu().numpy() for rows in parts)
+            write_array(temporary(path), n, encoded)
+        array = kept_array(path, n)
+    return array

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from training.stage import Stage
 
 
+DAMAGED = "{path} is no checkpoint of this program ({error}): delete it to start this stage again."
+
+
 def fingerprint(stage: Stage) -> dict[str, Any]:
     """What must be equal for a checkpoint to be continued, as plain JSON types."""
     recipe = asdict(stage.recipe)
@@ -69,19 +72,23 @@ def resume(folder: Path, stage: Stage, optimizer: Any, ema: Ema) -> tuple[int, f
             continue
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")
-            made, step = state["fingerprint"], state["step"]
-        except Exception as error:
-            raise ValueError(
-                f"{path} is no checkpoint of this program ({error!r}): delete it to start this "
-                "stage again."
-            ) from error
+            made, step = {**state["fingerprint"]}, int(state["step"])
+        except (MemoryError, OSError):  # not the file's fault
+            raise
+        except Exception as error:  # torch and pickle raise whatever the bytes lead them to
+            raise ValueError(DAMAGED.format(path=path, error=repr(error)[:200])) from error
         changed = changes(made, fingerprint(stage))
         if changed == ["steps"] and step <= _stable_until(made):
             changed = []
         if not changed:
-            stage.run = state["run"]
-            _take_up(state, stage, optimizer, ema)
-            return step, state["seconds"]
+            try:
+                stage.run = state["run"]
+                _take_up(state, stage, optimizer, ema)
+                return step, float(state["seconds"])
+            except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+                if "memory" in str(error).lower():  # which it was right to say so
+                    raise
+                raise ValueError(DAMAGED.format(path=path, error=repr(error))) from error
         refused = f"{path} was made with other {', '.join(changed)}"
         if changed != ["steps"]:
             raise ValueError(f"{refused}: use what it was made with, or another run folder.")

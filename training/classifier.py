@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.emoji.judge import Judge, save_judge
 from data.samples import Samples, key_of
+from lib.checkpoints.tensor_files import kept_tensors, save_tensors
 from lib.files import replacing
 from lib.fingerprints import fingerprint
 from training.attributes import read_loss
@@ -92,7 +92,8 @@ class ClassifierStage(Stage):
         about = [self.pool.identity(), len(self.pool), count, fingerprint(self.judge.frozen)]
         name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
         path = runs / f"judge-{name}.safetensors"
-        if not path.exists():
+        seen = kept_tensors(path)
+        if seen is None:
             rng = np.random.default_rng(96)
             torch.manual_seed(96)
             rows = np.concatenate(
@@ -104,8 +105,9 @@ class ClassifierStage(Stage):
                 features.append(self.judge.look(shaded(soften(turned(part, rng)), rng))[0].half())
             kept = {"features": torch.cat(features), "labels": self.pool.labels(rows)}
             with replacing() as temporary:
-                save_file(kept, temporary(path))
-        return load_file(path)
+                save_tensors(kept, temporary(path))
+            seen = kept_tensors(path)
+        return seen
 
     def loss(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of both, mean over the attributes of each."""

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib.checkpoints.lora import CONFIG, PREFIX, WEIGHTS
+from lib.checkpoints.tensor_files import save_tensors
 from lib.checks import read_json
 from lib.files import replacing
 from lib.model import VersatileDiffusion
@@ -78,4 +78,4 @@ def save_adapters(made: PeftConfig, modules: nn.ModuleDict, folder: Path) -> Non
         config = read_json(Path(there) / CONFIG)
         text = json.dumps({**config, "inference_mode": True}, indent=2) + "\n"
         temporary(folder / CONFIG).write_text(text, encoding="utf-8")
-        save_file(tensors, temporary(folder / WEIGHTS), metadata={"format": "pt"})
+        save_tensors(tensors, temporary(folder / WEIGHTS), {"format": "pt"})

@@ -124,13 +124,14 @@ def warm_start(stage: Stage, source: Path | str) -> None:
             held = torch.load(source, weights_only=True, map_location="cpu")
         except Exception as error:  # torch and pickle raise whatever the bytes lead them to
             raise ValueError(f"{source} is no checkpoint of a run here ({error!r}).") from error
-        weights = held.get("modules", {}) if isinstance(held, dict) else {}
-        names = [n for n in stage.modules if any(key.startswith(f"{n}.") for key in weights)]
+        weights = held.get("modules") if isinstance(held, dict) else None
+        weights = weights if isinstance(weights, dict) else {}
+        names = [n for n in stage.modules if any(str(key).startswith(f"{n}.") for key in weights)]
         parts = {
             name: {
                 key.removeprefix(f"{name}."): value
                 for key, value in weights.items()
-                if key.startswith(f"{name}.")
+                if str(key).startswith(f"{name}.")
             }
             for name in names
         }

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.frozen import Frozen
 from data.samples import Samples
+from lib.checkpoints.tensor_files import kept_tensors, save_tensors
 from lib.files import replacing
 from training.augment import mixed, recolored, shaded, turned
 
@@ -77,7 +77,8 @@ def views_of(samples: Samples, runs: Path, count: int = VIEWS, seed: int = 97) -
     about = [samples.identity(), len(samples), count, seed, SIDE, MIDDLE, RECOLORED, MIXED]
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
     path = Path(runs) / f"views-{name}.safetensors"
-    if not path.exists():
+    kept = kept_tensors(path)
+    if kept is None:
         teacher, rng = Teacher(), np.random.default_rng(seed)
         parts = []
         for start in range(0, count, 96):
@@ -86,8 +87,9 @@ def views_of(samples: Samples, runs: Path, count: int = VIEWS, seed: int = 97) -
                 log.info("%d of %d views", start + 96, count)
         views = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         with replacing() as temporary:
-            save_file(views, temporary(path))
-    return Views(**load_file(path))
+            save_tensors(views, temporary(path))
+        kept = kept_tensors(path)
+    return Views(**kept)
 
 
 def _made(

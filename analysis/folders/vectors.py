@@ -24,12 +24,11 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from analysis.folders.encoders import Encoder
 from data.folders import Broken, Found, relative_to, shown
-from lib.checkpoints.tensor_files import open_tensors
+from lib.checkpoints.tensor_files import open_tensors, save_tensors
 from lib.checks import parse_json
 from lib.files import beside, put, write_atomic
 
@@ -216,13 +215,10 @@ def _write_vectors(index: Path, kind: str, vectors: Tensor, about: dict[str, str
     digest = hashlib.sha256(json.dumps([list(vectors.shape), about]).encode())
     digest.update(vectors.contiguous().view(torch.uint8).numpy())
     path = index / f"{kind}-{digest.hexdigest()[:16]}.safetensors"
-    try:
-        if not path.is_file():
-            with beside(path) as temporary:
-                save_file({"vectors": vectors.contiguous()}, temporary, metadata=about or None)
-                put(temporary, path)
-    except SafetensorError as error:  # what the disk says arrives as this
-        raise OSError(f"{shown(index)} could not be written: {error}") from error
+    if not path.is_file():
+        with beside(path) as temporary:
+            save_tensors({"vectors": vectors}, temporary, about or None)
+            put(temporary, path)
     return path.name
 
 

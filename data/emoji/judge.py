@@ -19,10 +19,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data.frozen import Frozen
+from lib.checkpoints.tensor_files import save_tensors
 from lib.checks import read_json
 from lib.files import replacing
 from lib.images import to_pil, to_tensor
@@ -190,7 +191,7 @@ def save_judge(judge: Judge, accuracy: Mapping[str, float], folder: str | Path) 
         for key, value in getattr(judge, name).state_dict().items()
     }
     with replacing() as temporary:
-        save_file(weights, temporary(folder / _WEIGHTS))
+        save_tensors(weights, temporary(folder / _WEIGHTS))
         text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
         temporary(folder / _CONFIG).write_text(text, encoding="utf-8")
 

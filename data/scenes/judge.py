@@ -23,11 +23,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data.scenes.draw import SIZE, render_batch
 from data.scenes.world import ATTRIBUTE_VALUES, Scene
+from lib.checkpoints.tensor_files import save_tensors
 from lib.checks import read_json
 from lib.files import replacing
 
@@ -250,9 +251,8 @@ def save_judge(
     folder = Path(folder)
     config = {**judge.config, "heads": {k: list(v) for k, v in HEADS.items()}}
     config["accuracy"] = dict(accuracy)
-    weights = {name: tensor.contiguous() for name, tensor in judge.state_dict().items()}
     with replacing() as temporary:
-        save_file(weights, temporary(folder / _WEIGHTS))
+        save_tensors(judge.state_dict(), temporary(folder / _WEIGHTS))
         temporary(folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n")
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.arrays import kept_array, write_array
 from data.samples import Batch
 from data.scenes.captions import CaptionError, read_attributes, write
 from data.scenes.draw import BACKGROUND_RGB, layout, render
@@ -215,7 +216,7 @@ def pool(folder: Path, n: int, seed: int = 0) -> SceneSamples:
             with replacing() as temporary:
                 whole = temporary(target)
                 whole.mkdir()
-                np.save(whole / "images.npy", render_pairs(scenes, seed))
+                write_array(whole / "images.npy", n, [render_pairs(scenes, seed)])
                 (whole / "pool.json").write_text(json.dumps(fingerprint))
             images = _rendered(target, fingerprint)
     return SceneSamples(scenes, images, seed)
@@ -223,10 +224,9 @@ def pool(folder: Path, n: int, seed: int = 0) -> SceneSamples:
 
 def _rendered(target: Path, fingerprint: dict[str, int]) -> np.ndarray | None:
     """The pictures that lie there, unless they are other ones, or damaged."""
-    with suppress(OSError, ValueError, EOFError):
-        images = np.load(target / "images.npy", mmap_mode="r")
-        if read_json(target / "pool.json") == fingerprint and len(images) == fingerprint["n"]:
-            return images
+    with suppress(OSError, ValueError):
+        if read_json(target / "pool.json") == fingerprint:
+            return kept_array(target / "images.npy", fingerprint["n"])
     return None
 
 

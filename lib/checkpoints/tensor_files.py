@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.checks import parse_json
@@ -184,6 +185,29 @@ def write_tensors(
             release(tensor)
         file.flush()
         os.fsync(file.fileno())
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict | None = None) -> None:
+    """Write a .safetensors file of tensors that are in memory, and texts about them.
+
+    Raises:
+        OSError: what the system says, which the library hands on as an error of its own kind.
+    """
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path, about)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise OSError(f"{path} could not be written: {error}") from error
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def kept_tensors(path: Path) -> dict[str, Tensor] | None:
+    """What `save_tensors` wrote, mapped into memory; None: not there, or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return None
 
 
 def _open_pickle(path: Path, head: bytes) -> TensorFile:

@@ -9,6 +9,7 @@ import torch
 from data.captioned_samples import CaptionedSamples
 from data.emoji import judge as module
 from data.emoji.judge import load_judge
+from lib.files import write_atomic
 from lib.images import to_pil
 from tests.data.emoji.frozen import Colors
 from tests.training.test_stages import RECIPE, check, drawing_samples, folder_samples
@@ -29,6 +30,12 @@ def test_the_head_is_trained_measured_and_kept(frozen, tmp_path):
     again = ClassifierStage(samples, samples, samples, out, RECIPE, runs, count=20)
     assert len(list(runs.glob("judge-*"))) == 1
     assert torch.equal(again.seen_before["features"], stage.seen_before["features"])
+    (path,) = runs.glob("judge-*")
+    good = path.read_bytes()
+    write_atomic(path, good[:99])  # damaged: made again
+    again = ClassifierStage(samples, samples, samples, out, RECIPE, runs, count=20)
+    assert torch.equal(again.seen_before["features"], stage.seen_before["features"])
+    assert path.read_bytes() == good
     stage.modules.eval()
     measured = stage.measure()
     assert set(samples.attributes) <= set(measured)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib.files import write_atomic
 from tests.training.test_stages import RECIPE, check, drawing_samples, worldly
 from training import teacher as module
 from training.attributes import mixed_loss, read_loss
@@ -46,6 +47,10 @@ def test_the_teacher_saw_what_is_kept_and_is_asked_once(views, samples, tmp_path
     calls = Seeing.calls
     again = views_of(samples, tmp_path, count=100)
     assert Seeing.calls == calls and torch.equal(again.pictures, views.pictures)
+    (path,) = tmp_path.glob("views-*")
+    write_atomic(path, path.read_bytes()[:-1])  # damaged: made again
+    again = views_of(samples, tmp_path, count=100)
+    assert Seeing.calls > calls and torch.equal(again.pictures, views.pictures)
     known = views.labels[:, 0, 0] >= 0
     assert 0.5 < known.float().mean() < 1  # of those whose colours were exchanged nothing is
     assert ((views.share < 1).float().mean() - module.MIXED).abs() < 0.2

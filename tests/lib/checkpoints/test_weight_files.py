@@ -1,5 +1,6 @@
 """Damaged files, names that are nothing, and the hub: one clear sentence each."""
 
+import errno
 import os
 import pickle
 import resource
@@ -12,11 +13,34 @@ import torch
 from safetensors.torch import save_file
 
 from lib.checkpoints import hub, load, sources, tensor_files
-from lib.checkpoints.tensor_files import open_tensors
+from lib.checkpoints.tensor_files import kept_tensors, open_tensors, save_tensors
 from lib.config import COMPONENTS
+from lib.files import write_atomic
+from tests.data.test_arrays import little_room
 from tests.lib.small_model import SPEC, edited, in_layout, official, same
 
 # ---------------------------------------------------------------------- damage
+
+
+def test_a_full_disk_is_what_the_system_says(tmp_path):
+    path, tensors = tmp_path / "x.safetensors", {"a": torch.arange(4000.0).reshape(2, -1).T}
+    with little_room(2**13), pytest.raises(OSError) as error:
+        save_tensors(tensors, path)
+    assert error.value.errno == errno.EFBIG and error.value.filename == str(path)
+    with pytest.raises(OSError):
+        save_tensors(tensors, tmp_path / "none" / "x.safetensors")
+
+
+def test_what_was_kept_is_whole_or_none(tmp_path):
+    path, tensors = tmp_path / "x.safetensors", {"a": torch.arange(6).reshape(2, 3).T}
+    assert kept_tensors(path) is None
+    save_tensors(tensors, path, {"what": "numbers"})
+    assert torch.equal(kept_tensors(path)["a"], tensors["a"])
+    good = path.read_bytes()
+    assert b'"what":"numbers"' in good
+    for damaged in (b"", good[:6], good[:-1], b"[" * 9999):
+        write_atomic(path, damaged)
+        assert kept_tensors(path) is None
 
 
 def test_damaged_files_are_one_sentence(tmp_path):
