@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.ops import conv3x3, upsampled_conv
+from lib.ops import conv1x1, conv3x3, upsampled_conv
 
 
 class Convolution(nn.Conv2d):
@@ -27,14 +27,26 @@ class Convolution(nn.Conv2d):
         return conv3x3(x, self.weight, self.bias, self.stride[0])
 
 
-class Pointwise(nn.Conv2d):
-    """A 1x1 convolution applied to vectors: on a 1x1 map it is a linear layer.
+class Projection(nn.Conv2d):
+    """A 1x1 convolution of maps.
 
-    The weight keeps the convolution's shape (out, in, 1, 1), as the released files store it.
+    Args:
+        channels_in, channels_out: widths.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(channels_in, channels_out, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
+        return conv1x1(x, self.weight, self.bias)
+
+
+class Pointwise(Projection):
+    """A 1x1 convolution applied to vectors: on a 1x1 map it is a linear layer.
+
+    The weight keeps the convolution's shape (out, in, 1, 1), as the released files store it.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -78,7 +90,7 @@ class ResidualBlock(nn.Module):
 
     def skip(self, channels_in: int, channels_out: int) -> nn.Module:
         """The projection of the skip path where widths differ."""
-        return nn.Conv2d(channels_in, channels_out, 1)
+        return Projection(channels_in, channels_out)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x (B, C, H, W), emb (B, E) -> (B, C', H, W)."""

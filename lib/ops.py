@@ -21,11 +21,11 @@ LANES = 16
 """Numbers of a vector register: a matrix product is as fast at width 48 as at 40, or faster."""
 LARGE = 2_000_000
 """Numbers of one weight from which on a network is large (see `lib.devices.settle`)."""
-FEW = 256
+FEW = 512
 """Up to so many pixels a CPU convolves faster with a large kernel by a matrix product: torch turns
 a kernel around before every use, which takes longer then than to use it."""
 LARGE_MAP = 32 * 32
-"""Pixels of a map from which on `upsampled_conv` is worth making its kernel."""
+"""Pixels of a map from which on `upsampled_conv` is worth making its transposed kernel."""
 
 
 def attention(
@@ -126,17 +126,39 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1) -> Tensor:
     if not few or x.device.type != "cpu" or weight.requires_grad or not kernel.is_contiguous():
         return F.conv2d(x, weight, bias, stride=stride, padding=1)
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    windows = padded.unfold(1, 3, stride).unfold(2, 3, stride)  # (B, H', W', C, 3, 3)
-    windows = windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
-    return F.linear(windows, kernel.flatten(1), bias).permute(0, 3, 1, 2)
+    return _as_product(padded, kernel, bias, stride).permute(0, 3, 1, 2)
+
+
+def _as_product(x: Tensor, kernel: Tensor, bias: Tensor, stride: int = 1) -> Tensor:
+    """A convolution without padding, channels last: (B, H, W, C) by (C', k, k, C)."""
+    side = kernel.shape[1]
+    windows = x.unfold(1, side, stride).unfold(2, side, stride)  # (B, H', W', C, k, k)
+    return F.linear(windows.permute(0, 1, 2, 4, 5, 3).flatten(3), kernel.flatten(1), bias)
+
+
+def conv1x1(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 1x1 convolution: a linear layer on pixels, if these lie one after the other.
+
+    Args:
+        x: (B, C, H, W).
+        weight, bias: (C', C, 1, 1) and (C',).
+
+    Returns:
+        (B, C', H, W).
+    """
+    pixels = x.permute(0, 2, 3, 1)
+    if x.device.type != "cpu" or not pixels.is_contiguous():
+        return F.conv2d(x, weight, bias)
+    return F.linear(pixels, weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Nearest neighbour to twice the side, then a 3x3 convolution.
 
-    Every output pixel sees at most 2x2 different input pixels, so on a CPU large maps are
-    convolved at their own size, by the transposed 4x4 kernel that is the 3x3 kernel spread over
-    2x2 ones: 16 products a pixel instead of 36.
+    Every output pixel sees at most 2x2 different input pixels, so a CPU does without the larger
+    map: 16 products a pixel of the small one instead of 36. With large kernels by four 2x2
+    convolutions, one for each pixel of the four that come of one; large maps under small kernels by
+    the transposed 4x4 kernel that is the 3x3 kernel spread over 2x2 ones.
 
     Args:
         x: (B, C, H, W).
@@ -145,14 +167,40 @@ def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (B, C', 2H, 2W).
     """
-    large = x.shape[2] * x.shape[3] >= LARGE_MAP
-    if not large or x.device.type != "cpu" or weight.requires_grad:
+    plain = x.device.type != "cpu" or weight.requires_grad
+    if not plain and weight.numel() >= LARGE:
+        return _four_convolutions(x, weight, bias)
+    if plain or x.shape[2] * x.shape[3] < LARGE_MAP:
         return conv3x3(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias)
     kernel = weight.flip(2, 3).transpose(0, 1).float()
     for axis in (2, 3):
         none = torch.zeros_like(kernel.narrow(axis, 0, 1))
         kernel = torch.cat([kernel, none], axis) + torch.cat([none, kernel], axis)
     return F.conv_transpose2d(x, kernel.to(x.dtype), bias, stride=2, padding=1)
+
+
+def _four_convolutions(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Pixel (2 y + i, 2 x + j) sees rows y - 1 + i and y + i, and columns likewise."""
+    batch, _, height, width = x.shape
+    few = batch * height * width <= FEW
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+    out = x.new_empty(batch, height, 2, width, 2, len(weight))
+    for i, rows in enumerate(_halved(weight.permute(0, 2, 3, 1), 1)):
+        for j, kernel in enumerate(_halved(rows, 2)):
+            part = padded[:, i : i + height + 1, j : j + width + 1]
+            if few:
+                out[:, :, i, :, j] = _as_product(part, kernel, bias)
+            else:
+                made = F.conv2d(part.permute(0, 3, 1, 2), kernel.permute(0, 3, 1, 2), bias)
+                out[:, :, i, :, j] = made.permute(0, 2, 3, 1)
+    return out.view(batch, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
+
+
+def _halved(kernel: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Three taps on doubled pixels as two on the pixels: of the first of a pair, of the second."""
+    first, middle, last = kernel.unbind(axis)
+    pairs = (first, middle + last), (first + middle, last)
+    return tuple(torch.stack(pair, axis) for pair in pairs)
 
 
 def silu(x: Tensor) -> Tensor:
@@ -165,7 +213,8 @@ def silu(x: Tensor) -> Tensor:
 
 def for_each_half(x: Tensor, batch: int) -> Tensor:
     """x (B, ...) once for every half of a batch that is B or a multiple of it."""
-    return x if len(x) == batch else x.repeat(batch // len(x), *[1] * (x.ndim - 1))
+    # a copy by `repeat` would not have its channels last any more
+    return x if len(x) == batch else torch.cat([x] * (batch // len(x)))
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:

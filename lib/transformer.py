@@ -75,7 +75,8 @@ class FeedForward(nn.Module):
         """(B, N, C) -> (B, N, C)."""
         if x.device.type != "cpu" or x.shape[1] <= self.TOKENS:
             return self.net(x)
-        return torch.cat([self.net(part) for part in x.split(self.TOKENS, dim=1)], dim=1)
+        parts = x.flatten(0, 1).split(self.TOKENS)
+        return torch.cat([self.net(part) for part in parts]).view_as(x)
 
 
 class TransformerBlock(nn.Module):

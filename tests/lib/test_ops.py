@@ -44,7 +44,7 @@ def test_attention_by_rows_beyond_a_floats_range(shift):
     assert off(found[..., 16:], exact[..., 16:]) < 0.01
 
 
-@pytest.mark.parametrize(("side", "stride"), [(8, 1), (8, 2), (7, 2), (16, 1), (20, 1)])
+@pytest.mark.parametrize(("side", "stride"), [(8, 1), (8, 2), (7, 2), (16, 1), (23, 1)])
 def test_convolution_as_a_matrix_product(side, stride, monkeypatch):
     monkeypatch.setattr(ops, "LARGE", 100)
     g = torch.Generator().manual_seed(0)
@@ -58,10 +58,10 @@ def test_convolution_as_a_matrix_product(side, stride, monkeypatch):
     )
     found = ops.conv3x3(x, weight, bias, stride)
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-4)
-    assert len(called) == (side < 20)
+    assert len(called) == (side < 23)
     learned = ops.conv3x3(x, weight.requires_grad_(), bias, stride)
     torch.testing.assert_close(learned.double(), exact, rtol=0, atol=1e-4)
-    assert len(called) == (side < 20)
+    assert len(called) == (side < 23)
 
 
 def test_attention_by_rows_leaves_gradients_to_torch():
@@ -81,11 +81,21 @@ def test_causal_attention_sees_what_was_before(size, monkeypatch):
         torch.testing.assert_close(whole[:, n - 1], part[:, -1])
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("side", [4, 32, 35])
-def test_upsampling_is_nearest_neighbour_then_convolution(side):
+def test_upsampling_is_nearest_neighbour_then_convolution(side, large, monkeypatch):
+    """By the plain way, the transposed kernel, four products and four convolutions."""
+    monkeypatch.setattr(ops, "LARGE", 100 if large else 10_000)
     x, weight, bias = torch.randn(2, 5, side, 33), torch.randn(3, 5, 3, 3), torch.randn(3)
     exact = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
     torch.testing.assert_close(ops.upsampled_conv(x, weight, bias), exact, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_1x1_convolution_of_either_layout(layout):
+    x, weight, bias = torch.randn(2, 6, 5, 4), torch.randn(3, 6, 1, 1), torch.randn(3)
+    found = ops.conv1x1(x.contiguous(memory_format=layout), weight, bias)
+    torch.testing.assert_close(found, F.conv2d(x, weight, bias))
 
 
 @torch.no_grad()
