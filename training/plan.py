@@ -65,12 +65,23 @@ def plan(stage: str, args: argparse.Namespace) -> str:
             f"{frozen / 1e6:.1f} M frozen",
             f"  memory: {fixed / gigabyte:.2f} GB for weights, gradients, optimizer and average, "
             f"{varying / gigabyte:.2f} GB for activations (float32)",
+            f"  optimizer: {_optimizer(stage, args, recipe)}",
             f"  samples: {recipe.steps} steps of {samples * recipe.accumulate} = "
             f"{total / 1e6:.2f} M",
             f"  time: {operations * recipe.steps:.2g} operations, about {hours:.2g} hours on this "
             "processor",
         )
     )
+
+
+def _optimizer(stage: str, args: argparse.Namespace, recipe: Recipe) -> str:
+    """Whose moments are counted, and why, if they are not those of the recipe."""
+    if recipe.optimizer == "muon":
+        return "Muon for matrices, AdamW for the rest"
+    alone = argparse.Namespace(**{**vars(args), "shard": False})
+    if chosen(alone, stage).recipes[stage][-1].optimizer == "muon":
+        return "AdamW instead of the recipe's Muon, whose matrices --shard would divide"
+    return "AdamW"
 
 
 def _spec(args: argparse.Namespace) -> ModelSpec:

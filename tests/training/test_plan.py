@@ -60,6 +60,22 @@ def test_muon_keeps_one_number_of_a_matrix_entry(asked):
     )
 
 
+def test_the_plan_says_whose_moments_it_counts(asked):
+    def said(*more):
+        told = asked("flows", "--data", "mine", "--flows", "t2i", *more)
+        gigabytes = float(told.split("memory: ")[1].split()[0])
+        return told.split("optimizer: ")[1].splitlines()[0], gigabytes
+
+    muon, less = said()
+    divided, more = said("--shard")
+    assert muon == "Muon for matrices, AdamW for the rest"
+    assert divided == "AdamW instead of the recipe's Muon, whose matrices --shard would divide"
+    assert (
+        said("--optimizer", "adamw") == said("--optimizer", "adamw", "--shard") == ("AdamW", more)
+    )
+    assert less < more
+
+
 @pytest.mark.parametrize("layers", ["cross", "attention"])
 def test_adapters_are_all_that_is_trained(asked, model_folder, tmp_path, layers):
     options = FlowOptions(share={"t2i": 1.0}, lora=3, lora_layers=layers)
