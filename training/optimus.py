@@ -83,6 +83,11 @@ class OptimusStage(Stage):
         if self.anchor:
             self.before = deepcopy(self.modules["text_encoder"]).eval().requires_grad_(False)
 
+    def kept(self) -> dict[str, Tensor]:
+        """Also what holds the latents: a resumed run is held by the same, whatever began it."""
+        held = {} if self.before is None else self.before.state_dict(prefix="before.")
+        return {**super().kept(), **held}
+
     def placed(self) -> None:
         """What holds the latents goes where the modules are."""
         if self.before is not None:

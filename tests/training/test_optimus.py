@@ -1,6 +1,8 @@
 """A warm start of the text VAE whose latents stay in place."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from data.scenes.samples import SceneSamples
 from data.scenes.world import sample_scene
 from tests.training.test_stages import worldly
 from training.__main__ import main
+from training.loop import train
 from training.optimus import OptimusStage
 from training.stage import Recipe, generator
 
@@ -54,6 +57,36 @@ def test_ordinary_captions_are_held_where_they_were(make, samples, monkeypatch):
     wanted = (shift * free.spec.text_vae.scale).square()
     assert metrics["moved"] == pytest.approx(wanted.mean().item(), rel=1e-4)
     assert more - loss == pytest.approx(3 * wanted.sum().item(), rel=1e-3)
+
+
+def test_a_resumed_run_is_held_where_it_began(make, tmp_path):
+    """Also if what it began from has changed since, as a folder that it was exported into."""
+
+    def begun(seed: int, stop: bool = False) -> OptimusStage:
+        stage = make(3.0)
+        with torch.no_grad():
+            for name, p in stage.modules.named_parameters():
+                p.mul_(1 + 0.1 * np.random.default_rng([seed, len(name)]).normal())
+        stage.warmed()
+        stage.measure, stage.export = (dict), (lambda measured, seconds: None)
+        loss = stage.loss
+
+        def stopping(step, rng):
+            if stop and step == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            return loss(step, rng)
+
+        stage.loss = stopping
+        return stage
+
+    whole, second = begun(1), begun(2)
+    train(whole, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(begun(1, stop=True), tmp_path / "parts")
+    train(second, tmp_path / "parts")
+    for ours, theirs in zip(whole.kept().items(), second.kept().items(), strict=True):
+        assert ours[0] == theirs[0] and torch.equal(ours[1], theirs[1]), ours[0]
+    assert not any(key.startswith("before") for key in make(None).kept())
 
 
 def test_nonsense_is_free_to_move(make, samples, monkeypatch):
