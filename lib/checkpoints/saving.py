@@ -11,7 +11,7 @@ import logging
 import re
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -92,10 +92,11 @@ def save(
             "space or choose another folder, and save again."
         ) from error
     ours = rf"({'|'.join(names)})(-[0-9a-f]{{8}}-\d{{5}}-of-\d{{5}})?\.safetensors(\.index\.json)?"
-    # an index first: it wins over a whole file, and must not name parts that are gone
+    # an index wins over a whole file, which is seen from here on; and names parts that go then
     for path in sorted(folder.iterdir(), key=lambda p: not p.name.endswith(INDEX)):
         if re.fullmatch(ours, path.name) and path.name not in written:
-            with suppress(OSError):  # what is open elsewhere may stay: nothing names it any more
+            # what is open elsewhere may stay: nothing names it any more, once the index has gone
+            with nullcontext() if path.name.endswith(INDEX) else suppress(OSError):
                 path.unlink()
 
 

@@ -3,11 +3,14 @@
 import errno
 import json
 import os
+from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from lib import files
 from lib.checkpoints import load, save, saving
 from lib.checkpoints.inspecting import inspect
 from lib.components import build
@@ -15,6 +18,7 @@ from lib.config import COMPONENTS
 from lib.model import VersatileDiffusion
 from lib.specs import VD_MINI
 from tests.lib.small_model import SPEC, official, same, small_vd
+from tests.lib.test_files import killed_at
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +111,61 @@ def test_a_component_is_seen_whole_whichever_way_it_was_saved_before(vd, tmp_pat
     save(vd, tmp_path, torch.float32, part)
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "image_data.safetensors"}
     assert same(load(tmp_path, device="cpu"), part)
+
+
+@pytest.mark.parametrize("before", ["whole", "divided"])
+@pytest.mark.parametrize("after", ["whole", "divided"])
+def test_a_kill_at_any_moment_leaves_the_old_weights_or_the_new(tmp_path, before, after):
+    torch.manual_seed(0)
+    old, new = ({"time_embed": build(SPEC, "time_embed")} for _ in range(2))
+    largest = max(tensor.nbytes for tensor in new["time_embed"].state_dict().values())
+    ways = {"whole": None, "divided": largest + 1000}  # two files
+
+    def put(parts: dict[str, torch.nn.Module], way: str, folder: Path) -> None:
+        torch.set_num_threads(1)  # others do not survive a fork
+        save(VersatileDiffusion(SPEC, parts), folder, torch.float32, max_file=ways[way])
+
+    def held(folder: Path) -> dict[str, torch.Tensor]:
+        return load(folder, components="time_embed", device="cpu").time_embed.state_dict()
+
+    def is_of(weights: dict[str, torch.Tensor], parts: dict[str, torch.nn.Module]) -> bool:
+        wanted = parts["time_embed"].state_dict()
+        return all(torch.equal(value, weights[key]) for key, value in wanted.items())
+
+    put(new, after, tmp_path / "wanted")
+    for operation in ("replace", "unlink"):
+        seen = []
+        for call in count():
+            folder = tmp_path / f"{operation}-{call}"
+            put(old, before, folder)
+            killed = killed_at(operation, call, lambda f=folder: put(new, after, f))
+            weights = held(folder)
+            seen.append("old" if is_of(weights, old) else "new" if is_of(weights, new) else "mixed")
+            files._sweep_once.cache_clear()
+            put(new, after, folder)  # the same again, which sweeps
+            assert is_of(held(folder), new)
+            assert {p.name for p in folder.iterdir()} == {
+                p.name for p in (tmp_path / "wanted").iterdir()
+            }
+            if not killed:
+                break
+        assert seen == sorted(seen, key=["old", "new"].index) and seen[-1] == "new"
+        assert operation != "replace" or {*seen} == {"old", "new"}
+
+
+def test_an_index_that_cannot_be_removed_is_no_success(vd, tmp_path, monkeypatch):
+    """It would go on to name the old weights."""
+    save(vd, tmp_path, components=["image_data"], **DIVIDED)
+    unlink = Path.unlink
+
+    def refuse(path, *args, **more):
+        if path.name.endswith(".index.json"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        unlink(path, *args, **more)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(PermissionError):
+        save(vd, tmp_path, components=["image_data"])
 
 
 def test_a_tensor_that_is_larger_than_a_file_may_be_is_named(vd, tmp_path, caplog):
