@@ -129,12 +129,26 @@ class Apart:
         context = multiprocessing.get_context("spawn")
         self._here, there = context.Pipe()
         args = (there, make, torch.get_num_threads())
-        context.Process(target=_serve, args=args, daemon=True).start()
+        self._process = context.Process(target=_serve, args=args, daemon=True)
+        self._process.start()
+        there.close()  # or the end of that process would not be seen here
 
     def __call__(self, *args: Any) -> tuple[Any, Clocks]:
-        """What the function returns, and what it took there."""
-        self._here.send(args)
-        return self._here.recv()
+        """What the function returns, and what it took there.
+
+        Raises:
+            MemoryError: the process ended; what else it complains of stands on its stderr.
+        """
+        try:
+            self._here.send(args)
+            return self._here.recv()
+        except (EOFError, BrokenPipeError) as error:
+            self._process.join()
+            how = self._process.exitcode
+            raise MemoryError(
+                f"The process of the other network ended with {how}: where nothing else is said, "
+                "its memory was not enough."
+            ) from error
 
 
 def _serve(there: Any, make: Callable[[], Callable[..., Any]], threads: int) -> None:
@@ -142,7 +156,10 @@ def _serve(there: Any, make: Callable[[], Callable[..., Any]], threads: int) -> 
     devices.keep_freed_memory = lambda: None
     function = make()
     while True:
-        args = there.recv()
+        try:
+            args = there.recv()
+        except EOFError:  # the process that asks has ended
+            return
         wall, cpu = time.perf_counter(), time.process_time()
         made = function(*args)
         there.send((made, Clocks(time.perf_counter() - wall, time.process_time() - cpu)))

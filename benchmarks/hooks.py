@@ -73,7 +73,7 @@ def measure(vd: VersatileDiffusion, steps: int, repeats: int) -> dict[str, list[
     Raises:
         RuntimeError: runs that do not compute the same.
     """
-    vd.joins_halves = False  # as a recording has it: what is compared is the hooks
+    vd.shortcuts = False  # as a recording has it: what is compared is the hooks
     modules = hooked(vd)
     kinds: dict[str, Callable[[], Tensor]] = {
         "none": lambda: sample(vd, steps, without_hook_points(modules)),

@@ -83,3 +83,14 @@ def test_a_wrong_number_is_a_sentence(wrong, capsys):
 def test_every_command_is_there(name):
     module, function = command.COMMANDS[name]
     assert callable(getattr(import_module(module), function))
+
+
+def leaving() -> None:
+    """What a process does that the system ends for its memory."""
+    raise SystemExit(9)
+
+
+def test_a_process_that_ends_is_told():
+    there = full_size.Apart(leaving)
+    with pytest.raises(MemoryError, match="ended with 9"):
+        there(1)
