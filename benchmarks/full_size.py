@@ -142,7 +142,7 @@ class Apart:
         try:
             self._here.send(args)
             return self._here.recv()
-        except (EOFError, BrokenPipeError) as error:
+        except (EOFError, ConnectionError) as error:
             self._process.join()
             how = self._process.exitcode
             raise MemoryError(
