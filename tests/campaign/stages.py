@@ -10,7 +10,7 @@ from pathlib import Path
 from data.captioned_samples import CaptionedSamples
 from lib.config import ModelSpec
 from tests.campaign.world import World
-from tests.training.test_stages import folder_samples, worldly
+from tests.training.tiny_stages import folder_samples, worldly
 from training import datasets, recipes, vocabulary
 from training.__main__ import main
 from training.stage import Recipe

@@ -12,7 +12,7 @@ from data.emoji.judge import load_judge
 from lib.files import write_atomic
 from lib.images import to_pil
 from tests.data.emoji.frozen import Colors
-from tests.training.test_stages import RECIPE, check, drawing_samples, folder_samples
+from tests.training.tiny_stages import RECIPE, check, drawing_samples, folder_samples
 from training.classifier import ClassifierStage
 
 

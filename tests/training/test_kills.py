@@ -18,7 +18,7 @@ from data.scenes.samples import pool
 from lib.config import ModelSpec
 from tests.data.emoji.frozen import Colors
 from tests.training import children
-from tests.training.test_stages import drawing_samples, folder_samples, worldly
+from tests.training.tiny_stages import drawing_samples, folder_samples, worldly
 from training import classifier, datasets, judge, loop, recipes, stages, vocabulary
 from training.__main__ import main
 from training.export import current_spec

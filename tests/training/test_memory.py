@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from lib.config import FLOWS
 from tests.training import children
-from tests.training.test_stages import folder_samples, worldly
 from tests.training.tiny_flows import flows_stage
+from tests.training.tiny_stages import folder_samples, worldly
 from training import loop, memory, parallel
 from training.autoencoder import AutoencoderStage
 from training.clip import ClipStage

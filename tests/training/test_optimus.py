@@ -10,7 +10,7 @@ import torch
 
 from data.scenes.samples import SceneSamples
 from data.scenes.world import sample_scene
-from tests.training.test_stages import worldly
+from tests.training.tiny_stages import worldly
 from training.__main__ import main
 from training.loop import train
 from training.optimus import OptimusStage

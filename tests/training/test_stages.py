@@ -7,63 +7,30 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file
 
-from data.captioned_samples import CaptionedSamples
-from data.emoji import load as load_drawings
-from data.emoji.samples import EmojiSamples, concrete
 from data.samples import key_of
-from data.scenes.samples import SceneSamples, render_pairs
-from data.scenes.world import sample_scene
-from lib.checkpoints import load
-from lib.components import build as build_component
 from lib.config import FLOWS
 from lib.model import VersatileDiffusion
 from lib.tokenizers import Tokenizers
-from training import recipes
-from training.__main__ import main
+from tests.training.tiny_stages import (
+    KINDS,
+    RECIPE,
+    check,
+    drawing_samples,
+    encoders_of,
+    scene_samples,
+    worldly,
+)
 from training.attributes import read_loss, right
 from training.autoencoder import AutoencoderStage
 from training.cache import CAPTIONS, ENCODERS, REPLIES, VIEWS, answers_of, build, captions_of, drawn
 from training.clip import ClipStage
-from training.export import current_spec, record
+from training.export import record
 from training.flows import FlowOptions, FlowsStage, encoders_for
-from training.folders import folder
 from training.judge import JudgeStage
 from training.optimus import OptimusStage
-from training.stage import Recipe, generator
-from training.stages import complete, warm_start
-from training.vocabulary import vocabulary
-
-RECIPE = Recipe(steps=4, batch=6, lr=1e-3)
-
-
-def scene_samples(folder) -> SceneSamples:
-    rng = np.random.default_rng(0)
-    world = [sample_scene(rng) for _ in range(8)]
-    return SceneSamples(world, render_pairs(world, seed=0))
-
-
-def drawing_samples(folder) -> EmojiSamples:
-    return EmojiSamples(concrete(load_drawings()).where(np.arange(4)), grounds=2)
-
-
-def write_folder(folder):
-    rng = np.random.default_rng(0)
-    folder.mkdir(exist_ok=True)
-    for k in range(9):
-        pixels = rng.integers(0, 255, (70, 90, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{k}.png")
-        (folder / f"{k}.txt").write_text(f"picture number {k}\nanother word for {k}\n")
-    return folder
-
-
-def folder_samples(path) -> CaptionedSamples:
-    return folder(write_folder(path), 64, mirror=True)[0]
-
-
-KINDS = {"scenes": scene_samples, "emoji": drawing_samples, "folder": folder_samples}
+from training.stage import generator
+from training.stages import warm_start
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -76,49 +43,14 @@ def scenes():
     return scene_samples(None)
 
 
-def worldly(vd, samples, folder):
-    """The tiny model's sizes for pictures of 64 pixels, and tokenizers that know the samples."""
-    vision = replace(vd.spec.clip.vision, image_size=64, patch_size=16)
-    text = replace(vd.spec.clip.text, positions=64)
-    clip = replace(vd.spec.clip, resize=64, vision=vision, text=text)
-    texts = replace(vd.spec.text_vae, bert_positions=66, gpt2_positions=64, max_input=64)
-    spec = replace(vd.spec, image_size=64, clip=clip, text_vae=texts)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.vocabulary.CORPUS", 200)
-        return vocabulary(spec, samples, folder)
-
-
 @pytest.fixture(scope="module")
 def model(vd, samples, tmp_path_factory):
     return worldly(vd, samples, tmp_path_factory.mktemp("model"))
 
 
-def encoders_of(spec, words) -> VersatileDiffusion:
-    torch.manual_seed(0)
-    modules = {name: build_component(spec, name) for name in ENCODERS}
-    return VersatileDiffusion(spec, modules, words).eval().requires_grad_(False)
-
-
 @pytest.fixture(scope="module")
 def encoders(model) -> VersatileDiffusion:
     return encoders_of(*model)
-
-
-def check(stage) -> None:
-    torch.manual_seed(0)
-    loss, metrics = stage.loss(3, generator(0, 3))
-    assert torch.isfinite(loss)
-    assert all(np.isfinite(float(value)) for value in metrics.values())
-    loss.backward()
-    # what starts at zero passes no gradient back on the first step: nudge it and look again
-    with torch.no_grad():
-        for p in stage.modules.parameters():
-            p.add_(0.01 * torch.randn_like(p))
-    stage.modules.zero_grad()
-    stage.loss(3, generator(0, 3))[0].backward()
-    idle = [n for n, p in stage.modules.named_parameters() if p.grad is None or not p.grad.any()]
-    unused = ("position_embedding", "positions", "wpe", "embeddings", "token_embedding", "wte")
-    assert not [name for name in idle if not any(word in name for word in unused)]
 
 
 def test_autoencoder(model, samples, tmp_path):
@@ -358,147 +290,3 @@ def test_flows_know_what_they_were_trained_on(encoders, samples, tmp_path):
     assert first["data"] == second["data"] and first["options"] != second["options"]
     assert set(first["data"]) == {"samples", *samples.identity(), *ENCODERS}
     json.dumps(first)
-
-
-TINY = {
-    "autoencoder": (Recipe(steps=1, batch=1, lr=1e-3), Recipe(1, 1, 1e-9, warmup=0)),
-    "clip": (Recipe(steps=2, batch=3, lr=1e-3),),
-    "optimus": (Recipe(steps=2, batch=3, lr=1e-3),),
-    "flows": (Recipe(steps=2, batch=3, lr=1e-3),),
-}
-
-
-@pytest.fixture
-def quick(vd, tmp_path, monkeypatch):
-    """The whole command on a folder of nine pictures and the tiny model: (arguments, out)."""
-    path = write_folder(tmp_path / "pictures")
-    samples = folder(path, 64)[0]
-    spec, _ = worldly(vd, samples, tmp_path / "sizes")
-    monkeypatch.setattr("training.datasets.VD_EMOJI", replace(spec, name="own"))
-    monkeypatch.setattr("training.vocabulary.CORPUS", 50)
-    monkeypatch.setitem(recipes.PRESETS, "small", recipes.Preset(TINY))
-    out = tmp_path / "model"
-    return ["--data", str(path), "--runs", str(tmp_path / "runs"), "--out", str(out)], out
-
-
-def test_a_folder_of_captioned_pictures_becomes_a_model(quick, capsys):
-    arguments, out = quick
-    order = ("optimus", "autoencoder", "clip", "flows")
-    for stage in order:
-        assert main([stage, *arguments]) == 0, capsys.readouterr().err
-    known = json.loads((out / "training.json").read_text())
-    assert [name for name in known if "," not in name] == list(order)
-    assert {name: entry["recipe"]["steps"] for name, entry in known.items()} == {
-        "optimus": 2,
-        "autoencoder, run 1": 1,
-        "autoencoder": 1,
-        "clip": 2,
-        "flows": 2,
-    }
-    # finished: nothing is trained again, and nothing is refused
-    weights = {path: path.read_bytes() for path in out.glob("*.safetensors")}
-    assert len(weights) == 11
-    for stage in order:
-        assert main([stage, *arguments]) == 0, capsys.readouterr().err
-    assert weights == {path: path.read_bytes() for path in out.glob("*.safetensors")}
-    assert json.loads((out / "training.json").read_text()) == known
-    # both latent scales were settled, by stages that did not know of each other
-    spec = current_spec(out, None)
-    assert spec.image_vae.scale != 1 and spec.text_vae.scale != 1
-
-
-def test_a_stage_of_two_runs_goes_on_from_its_own_weights(quick, tmp_path):
-    arguments, _ = quick
-    assert main(["autoencoder", *arguments]) == 0
-    first, second = (
-        torch.load(folder / "autoencoder" / "checkpoint.pt", weights_only=True)
-        for folder in (tmp_path / "runs", tmp_path / "runs" / "run-2")
-    )
-    name = "image_decoder.conv_in.weight"
-    # a rate of nothing: what the second run holds is what the first one exported, in half precision
-    averaged = first["ema"][list(first["modules"]).index(name)]
-    assert torch.allclose(second["modules"][name], averaged.half().float(), atol=1e-6)
-
-
-def test_training_begins_from_a_model_with_its_sizes_and_its_tokenizers(quick, tmp_path, capsys):
-    arguments, out = quick
-    assert main(["autoencoder", *arguments]) == 0
-    other = tmp_path / "other"
-    again = [*arguments[:2], "--runs", str(tmp_path / "more"), "--out", str(other)]
-    assert main(["autoencoder", *again, "--init", str(out)]) == 0, capsys.readouterr().err
-    for path in sorted((out / "tokenizers").rglob("*.*")):
-        assert (other / path.relative_to(out)).read_bytes() == path.read_bytes()
-    a, b = (json.loads((f / "config.json").read_text()) for f in (out, other))
-    for config in (a, b):
-        config["image_vae"].pop("scale")
-    assert a == b
-
-
-def test_finished_weights_lie_in_files_of_the_size_that_is_asked_for(quick, monkeypatch):
-    arguments, out = quick
-    monkeypatch.setattr("training.__main__._megabytes", lambda text: int(text) * 5_000)
-    assert main(["autoencoder", *arguments, "--max-file", "2"]) == 0
-    files = sorted(out.glob("*.safetensors"))
-    assert len(files) > 4 and all(file.stat().st_size <= 10_000 for file in files)
-    state = torch.load(out.parent / "runs/run-2/autoencoder/checkpoint.pt", weights_only=True)
-    vd = load(out, device="cpu")
-    for (name, _), value in zip(state["modules"].items(), state["ema"], strict=True):
-        component, _, inner = name.partition(".")
-        stored = vd.component(component).state_dict()[inner]
-        assert torch.equal(stored, value.half().float())
-    complete(out, str(out), 1)  # nothing is lacking
-    assert sorted(out.glob("*.safetensors")) == files
-
-
-def test_a_model_makes_pictures_of_the_side_that_it_was_trained_on(quick, tmp_path, capsys):
-    arguments, out = quick
-    assert main(["autoencoder", *arguments, "--side", "32"]) == 0
-    assert current_spec(out, None).image_size == 32
-    assert main(["autoencoder", *arguments]) == 0  # that of the folder, from now on
-    assert main(["autoencoder", *arguments, "--side", "64"]) == 2
-    assert "is a model of pictures of 32 pixels a side, these have 64" in capsys.readouterr().err
-    more = [*arguments[:2], "--runs", str(tmp_path / "more"), "--out", str(tmp_path / "larger")]
-    assert main(["autoencoder", *more, "--init", str(out), "--side", "64"]) == 0
-    assert current_spec(tmp_path / "larger", None).image_size == 64
-    assert main(["autoencoder", *more, "--side", "63"]) == 2
-    assert "63, which own cannot make" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("held", [None, b"no checkpoint"])
-def test_a_checkpoint_that_is_none_is_one_sentence(quick, tmp_path, capsys, held):
-    arguments, _ = quick
-    path = tmp_path / "first.pt"
-    if held:
-        path.write_bytes(held)
-    assert main(["optimus", *arguments, "--init", str(path)]) == 2
-    assert f"error: {path} is no checkpoint of a run here" in capsys.readouterr().err
-
-
-def test_flows_go_on_from_a_model_into_one_with_all_that_they_need(quick, tmp_path, capsys):
-    arguments, out = quick
-    for stage in ("autoencoder", "clip", "optimus", "flows"):
-        assert main([stage, *arguments]) == 0, capsys.readouterr().err
-    other = tmp_path / "other"
-    again = [*arguments[:2], "--runs", str(tmp_path / "more"), "--out", str(other)]
-    more = ["--init", str(out), "--flows", "t2i", "--freeze", "text_context"]
-    assert main(["flows", *again, *more]) == 0, capsys.readouterr().err
-    names = {path.name for path in out.glob("*.safetensors")}
-    untouched = {"text_data.safetensors", "image_context.safetensors"}  # of flows not trained
-    assert {path.name for path in other.glob("*.safetensors")} == names - untouched
-    for name in ("image_encoder", "clip_text", "text_decoder", "text_context"):
-        a, b = (load_file(folder / f"{name}.safetensors") for folder in (out, other))
-        assert all(torch.equal(a[key], b[key]) for key in a)
-    assert (out / "config.json").read_bytes() == (other / "config.json").read_bytes()
-
-
-def test_tokenizers_appear_whole_or_not_at_all(quick, monkeypatch):
-    arguments, out = quick
-
-    def stopped(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("training.tokenizers._write_gpt2", stopped)
-        assert main(["optimus", *arguments]) == 130
-    assert not (out / "tokenizers").exists()
-    assert main(["optimus", *arguments]) == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lib.files import write_atomic
-from tests.training.test_stages import RECIPE, check, drawing_samples, worldly
+from tests.training.tiny_stages import RECIPE, check, drawing_samples, worldly
 from training import teacher as module
 from training.attributes import mixed_loss, read_loss
 from training.augment import mixed, recolored, turned
