@@ -13,27 +13,22 @@ from analysis.measure.numbers import against
 from analysis.measure.protocol import Settings
 from analysis.measure.suite import measure
 from analysis.metrics.distances import cmmd, frechet_distance, kernel_distance
-from analysis.metrics.feature_models import FeatureModel
 from analysis.metrics.statistics import Estimate
 from analysis.modes import text_to_image
 from data.captioned import choose, read_captioned
+from tests.analysis.measure.known_folder import (
+    CAPTIONS,
+    COLORS,
+    COUNT,
+    FLOWS,
+    SMALL,
+    Dull,
+    Foreign,
+    Interrupted,
+    Perfect,
+    knowing,
+)
 from tests.conftest import drawing
-
-FLOWS = ("t2i", "i2i", "i2t", "t2t")
-COUNT = 6
-CAPTIONS = [
-    f"a {size} {color} circle" for size in ("big", "small") for color in ("red", "blue", "gray")
-]
-SMALL = Settings(n=COUNT, seed=3, flows=FLOWS, suite="folder", steps=2, batch=4, t2t_pairs=3)
-
-
-def colors(pictures) -> torch.Tensor:
-    """Means of the four quarters of the channels: another feature function, of pictures only."""
-    small = [np.asarray(p.convert("RGB").resize((2, 2)), dtype=np.float32) for p in pictures]
-    return torch.tensor(np.stack(small).reshape(len(small), -1) / 255)
-
-
-COLORS = FeatureModel("colors", colors, None, "none", "to 2 a side")
 
 
 @pytest.fixture
@@ -51,54 +46,6 @@ def folder(tmp_path):
 @pytest.fixture
 def data(folder):
     return choose(read_captioned(folder), COUNT, 3, progress=False)
-
-
-class Perfect:
-    """Knows the data: returns the pictures and captions that belong to what it is given."""
-
-    def __init__(self, data):
-        self.entries, self.calls = data.entries, []
-        self.images = data.images(range(len(data.entries)))
-
-    def note(self, flow, inputs, **how):
-        assert how["n"] == 1 and how["progress"] is False
-        self.calls.append((flow, len(inputs), how["seed"], how["scale"]))
-
-    def of_text(self, text):
-        return next(i for i, entry in enumerate(self.entries) if text in entry.captions)
-
-    def of_image(self, image):
-        pixels = np.asarray(image)
-        return next(
-            i for i, own in enumerate(self.images) if np.array_equal(np.asarray(own), pixels)
-        )
-
-    def text_to_image(self, vd, texts, **how):
-        self.note("t2i", texts, **how)
-        return SimpleNamespace(images=[self.images[self.of_text(text)] for text in texts])
-
-    def image_variation(self, vd, images, **how):
-        self.note("i2i", images, **how)
-        return SimpleNamespace(images=list(images))
-
-    def image_to_text(self, vd, images, **how):
-        self.note("i2t", images, **how)
-        return SimpleNamespace(texts=[self.entries[self.of_image(i)].captions[0] for i in images])
-
-    def text_variation(self, vd, texts, **how):
-        self.note("t2t", texts, **how)
-        return SimpleNamespace(texts=[text.upper() + "!" for text in texts])
-
-
-class Interrupted(Perfect):
-    """Fails at the k-th call."""
-
-    k = 0
-
-    def note(self, *args, **how):
-        if len(self.calls) == self.k:
-            raise KeyboardInterrupt
-        super().note(*args, **how)
 
 
 def measured(vd, data, tmp_path, modes, settings=SMALL, models=None, figures=False):
@@ -135,36 +82,6 @@ def test_a_perfect_model_gets_perfect_numbers(vd, data, tmp_path):
     assert found["t2i"]["prompts_cut"].value == 0
 
 
-class Dull(Perfect):
-    """Has one caption for all pictures."""
-
-    def image_to_text(self, vd, images, **how):
-        return SimpleNamespace(texts=["a dog"] * len(images))
-
-
-def knowing(data):
-    """A CLIP that tells the data apart, but takes the last two pictures for each other.
-
-    Neighbours are alike, and vectors differ in length, which must not matter.
-    """
-    knows = Perfect(data)
-    one = torch.eye(COUNT + 1)
-    vectors = [(1 + i) ** 2 * (one[i] + 0.6 * one[(i + 1) % COUNT]) for i in range(COUNT)]
-    taken = [0, 1, 2, 3, 5, 4]
-
-    def of_text(text):
-        same = text.lower().rstrip("!")
-        return one[COUNT] if same == "a dog" else vectors[knows.of_text(same)]
-
-    return FeatureModel(
-        "knowing",
-        lambda pictures: torch.stack([vectors[taken[knows.of_image(p)]] for p in pictures]),
-        lambda texts: torch.stack([of_text(text) for text in texts]),
-        "none",
-        "none",
-    )
-
-
 def recalls(section):
     """{direction: values of recall@1, 5}."""
     found = section["features"]["knowing"]
@@ -194,19 +111,6 @@ def test_pictures_and_captions_find_each_other(vd, data, folder, tmp_path):
     assert recalls(made["measures"]["retrieval"]) == {way: [1, 1] for way in known}
 
 
-class Foreign(Perfect):
-    """Makes pictures of something else, texts of nothing."""
-
-    def text_to_image(self, vd, texts, **how):
-        images = [
-            drawing(how["seed"] % 1000 + i, (16, 16)).convert("RGB") for i in range(len(texts))
-        ]
-        return SimpleNamespace(images=images)
-
-    def image_to_text(self, vd, images, **how):
-        return SimpleNamespace(texts=["a dog a dog"] * len(images))
-
-
 def test_numbers_are_those_of_the_plain_formulas(vd, data, tmp_path):
     settings = Settings(**{**vars(SMALL), "flows": ("t2i", "i2t"), "t2t_pairs": 6, "batch": 6})
     found = measured(vd, data, tmp_path, Foreign(data), settings)["measures"]
@@ -218,7 +122,7 @@ def test_numbers_are_those_of_the_plain_formulas(vd, data, tmp_path):
         for p in ("folder t2i", "folder t2i second")
     )
     real = data.images(inputs)
-    for label, function in (("tiny's own CLIP", vd.image_features), ("colors", colors)):
+    for label, function in (("tiny's own CLIP", vd.image_features), ("colors", COLORS.images)):
         section = found["t2i"]["features"][label]
         measures = {"frechet_distance": frechet_distance, "kernel_distance": kernel_distance}
         measures |= {"cmmd": cmmd} if label != "colors" else {}
