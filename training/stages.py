@@ -12,6 +12,7 @@ from data.emoji.judge import JUDGE_FOLDER as OF_DRAWINGS
 from data.scenes.judge import JUDGE_FOLDER as OF_SCENES
 from lib.checkpoints import load, save
 from lib.checkpoints.parts import own_file
+from lib.components import structure
 from lib.config import COMPONENTS
 from lib.devices import choose_device
 from lib.files import alone
@@ -222,6 +223,9 @@ def complete(out: Path, source: str, max_file: int | None = None) -> None:
     """Copy the encoders and decoders that a model folder lacks from the model that it began from.
 
     What was trained anew in the folder stays; so does its configuration, which began as a copy.
+
+    Raises:
+        ValueError: it did not: the folder is a model of other sizes.
     """
     vd = load(source, device="cpu", dtype=torch.float32)
     coders = [name for name in COMPONENTS if name.endswith("coder") or name.startswith("clip_")]
@@ -229,4 +233,12 @@ def complete(out: Path, source: str, max_file: int | None = None) -> None:
     lacking = {name: vd.component(name) for name in wanted}
     if lacking:
         with alone(out):
-            save(VersatileDiffusion(current_spec(out, vd.spec), lacking), out, max_file=max_file)
+            spec = current_spec(out, vd.spec)
+            for name, module in lacking.items():
+                own, held = structure(spec)[name].state_dict(), module.state_dict()
+                if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in held.items()}:
+                    raise ValueError(
+                        f"{out} is a model of other sizes than {source} ({name}): give another "
+                        "--out."
+                    )
+            save(VersatileDiffusion(spec, lacking), out, max_file=max_file)

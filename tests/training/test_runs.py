@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from lib.checkpoints import load
+from lib.specs import VD_MINI
 from tests.training.tiny_stages import worldly, write_folder
 from training import recipes
 from training.__main__ import main
-from training.export import current_spec
+from training.export import current_spec, settle
 from training.folders import folder
 from training.stage import Recipe
 from training.stages import complete
@@ -145,6 +146,13 @@ def test_flows_go_on_from_a_model_into_one_with_all_that_they_need(quick, tmp_pa
         a, b = (load_file(folder / f"{name}.safetensors") for folder in (out, other))
         assert all(torch.equal(a[key], b[key]) for key in a)
     assert (out / "config.json").read_bytes() == (other / "config.json").read_bytes()
+
+
+def test_a_folder_of_other_sizes_takes_no_encoders(model_folder, tmp_path):
+    settle(tmp_path / "model", VD_MINI)
+    with pytest.raises(ValueError, match=r"a model of other sizes than .* give another --out"):
+        complete(tmp_path / "model", str(model_folder))
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
 
 
 def test_tokenizers_appear_whole_or_not_at_all(quick, monkeypatch):
