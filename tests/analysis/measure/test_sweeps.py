@@ -97,8 +97,13 @@ def test_scales_that_are_measured_anyhow_are_not_measured_again(tmp_path):
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun"])
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_evaluations_are_those_of_the_network(vd, monkeypatch, sampler, scale):
-    looks, eps = [], type(vd).eps  # a look at a sample: both halves are two, also in one batch
-    monkeypatch.setattr(type(vd), "eps", lambda *given: looks.extend(given[1]) or eps(*given))
+    looks, eps = [], type(vd)._eps  # a look at a sample: both halves are two, also in one batch
+
+    def noted(vd, x, t, mix, *kept):
+        looks.extend(range(len(mix[0][0])))
+        return eps(vd, x, t, mix, *kept)
+
+    monkeypatch.setattr(type(vd), "_eps", noted)
     how = {"steps": 3, "scale": scale, "sampler": sampler, "seed": 0, "progress": False}
     text_to_image(vd, "a red circle", **how)
     assert evaluations(NoiseSchedule(), sampler, 3, scale) == len(looks)

@@ -183,6 +183,6 @@ def test_a_cropped_picture_is_masked_where_it_was_cropped(vd):
     ],
 )
 def test_bad_input(vd, monkeypatch, given, message):
-    monkeypatch.setattr(vd, "eps", None)
+    monkeypatch.setattr(vd, "_eps", None)
     with pytest.raises(ValueError, match=message):
         blend(vd, **({"images": [drawing(0), drawing(1)], **QUIET} | given))

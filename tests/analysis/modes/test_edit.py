@@ -126,7 +126,7 @@ def test_the_record_tells_precomputed_sources_apart(vd):
 
 
 def test_the_bar_counts_every_prediction_from_the_inversion_on(vd, monkeypatch):
-    calls, seen, eps = [], [], vd.eps
+    calls, seen, eps = [], [], vd._eps
 
     class Bar:
         def __init__(self, total, disable, **options):
@@ -141,7 +141,7 @@ def test_the_bar_counts_every_prediction_from_the_inversion_on(vd, monkeypatch):
         def update(self, samples):
             seen.append((len(calls), samples))
 
-    monkeypatch.setattr(vd, "eps", lambda *given: calls.append(given) or eps(*given))
+    monkeypatch.setattr(vd, "_eps", lambda *given: calls.append(given) or eps(*given))
     monkeypatch.setattr("analysis.modes.job.tqdm", Bar)
     options = {"steps": 5, "iterations": 2, "fidelity": 0.2, "batch_size": 2}
     edit(vd, [drawing(k) for k in range(3)], SOURCE, TARGET, **options, **QUIET)
@@ -215,7 +215,7 @@ def test_nothing_in_an_edit_is_random(vd, name):
     ],
 )
 def test_bad_input_of_edit(vd, monkeypatch, given, message):
-    monkeypatch.setattr(vd, "eps", None)
+    monkeypatch.setattr(vd, "_eps", None)
     given = {"images": drawing(0), "source": SOURCE, "target": TARGET, **QUIET} | given
     with pytest.raises(ValueError, match=message):
         edit(vd, **given)
@@ -330,6 +330,6 @@ def test_latent_edit_records_the_scales_it_used(vd):
     ],
 )
 def test_bad_input_of_latent_edit(vd, monkeypatch, given, message):
-    monkeypatch.setattr(vd, "eps", None)
+    monkeypatch.setattr(vd, "_eps", None)
     with pytest.raises(ValueError, match=message):
         latent_edit(vd, **({"images": drawing(0), **QUIET} | given))

@@ -62,7 +62,7 @@ from tests.conftest import drawing
     ],
 )
 def test_bad_input_of_a_prompt(vd, monkeypatch, given, message):
-    monkeypatch.setattr(vd, "eps", None)  # found before any compute
+    monkeypatch.setattr(vd, "_eps", None)  # found before any compute
     with pytest.raises(ValueError, match=message):
         text_to_image(vd, **({"texts": "a red circle", **QUIET} | given))
 
@@ -85,7 +85,7 @@ def test_bad_input_of_a_prompt(vd, monkeypatch, given, message):
     ],
 )
 def test_bad_input_of_a_picture(vd, monkeypatch, given, message):
-    monkeypatch.setattr(vd, "eps", None)
+    monkeypatch.setattr(vd, "_eps", None)
     with pytest.raises(ValueError, match=message):
         image_variation(vd, **({"images": drawing(0), **QUIET} | given))
 

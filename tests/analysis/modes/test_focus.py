@@ -252,6 +252,6 @@ def varied(vd, inputs, options):
     ],
 )
 def test_bad_input(vd, monkeypatch, given, message):
-    monkeypatch.setattr(vd, "eps", None)
+    monkeypatch.setattr(vd, "_eps", None)
     with pytest.raises(ValueError, match=message):
         focus(vd, **({"images": drawing(0), **QUIET} | given))

@@ -121,7 +121,7 @@ def test_film_once_and_what_is_none():
     ],
 )
 def test_bad_input(vd, monkeypatch, given, message):
-    monkeypatch.setattr(vd, "eps", None)
+    monkeypatch.setattr(vd, "_eps", None)
     with pytest.raises(ValueError, match=message):
         interpolate(vd, **({"first": A, "second": B, **QUIET} | given))
 

@@ -127,7 +127,7 @@ def test_matched_colours_are_in_tensors_and_never_in_latents(vd, monkeypatch):
     pil = image_variation(vd, drawing(0), **options)
     tensor = image_variation(vd, drawing(0), output="tensor", **options)
     assert np.array_equal(np.asarray(to_pil(tensor.tensors)[0]), np.asarray(pil.images[0]))
-    monkeypatch.setattr(vd, "eps", None)
+    monkeypatch.setattr(vd, "_eps", None)
     with pytest.raises(ValueError, match="leave the colour match out"):
         image_variation(vd, drawing(0), output="latents", **options)
 

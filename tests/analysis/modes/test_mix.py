@@ -134,7 +134,7 @@ def test_negative_prompt_steers_the_text_and_the_picture_alone(vd):
     ],
 )
 def test_bad_input(vd, monkeypatch, given, message):
-    monkeypatch.setattr(vd, "eps", None)
+    monkeypatch.setattr(vd, "_eps", None)
     with pytest.raises(ValueError, match=message):
         dual_guided(vd, **({"images": drawing(0), "texts": TEXT, **QUIET} | given))
 

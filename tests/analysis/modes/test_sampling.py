@@ -56,8 +56,8 @@ def test_some_samples(vd):
 
 
 def test_one_may_stop(vd, monkeypatch):
-    calls, eps = [], vd.eps
-    monkeypatch.setattr(vd, "eps", lambda x, t, contexts: calls.append(t) or eps(x, t, contexts))
+    calls, eps = [], vd._eps
+    monkeypatch.setattr(vd, "_eps", lambda x, t, *mix: calls.append(t) or eps(x, t, *mix))
     steps = text_to_image.job(vd, A, seed=3, steps=10, scale=1).steps()
     assert not calls
     assert next(steps).t == 901 and next(steps).t == 801
@@ -236,7 +236,7 @@ def test_latent_edit_draws_its_texts_alike(vd, monkeypatch):
     ],
 )
 def test_where_there_is_none(vd, monkeypatch, make, message):
-    monkeypatch.setattr(vd, "eps", None)
+    monkeypatch.setattr(vd, "_eps", None)
     with pytest.raises(ValueError, match=message):
         make(vd)
 

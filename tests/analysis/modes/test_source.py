@@ -127,7 +127,7 @@ def test_a_start_is_a_picture_or_numbers_in_any_form(vd, tmp_path):
     ],
 )
 def test_what_cannot_be_started_from(vd, monkeypatch, given, message):
-    monkeypatch.setattr(vd, "eps", None)
+    monkeypatch.setattr(vd, "_eps", None)
     with pytest.raises(ValueError, match=message):
         text_to_image(vd, [A, B], **{"fidelity": 0.5, **QUIET, **given})
 
@@ -233,7 +233,7 @@ def test_a_null_and_a_negative_prompt_for_each_input(vd):
     ],
 )
 def test_what_cannot_be_guided_away_from(vd, monkeypatch, given, message):
-    monkeypatch.setattr(vd, "eps", None)
+    monkeypatch.setattr(vd, "_eps", None)
     with pytest.raises(ValueError, match=message):
         image_variation(vd, drawing(0), **given, **QUIET)
 
@@ -273,7 +273,7 @@ def test_texts_have_no_shape(vd, mode):
     ],
 )
 def test_sizes_that_the_network_cannot_make(vd, monkeypatch, given, message):
-    monkeypatch.setattr(vd, "eps", None)
+    monkeypatch.setattr(vd, "_eps", None)
     with pytest.raises(ValueError, match=message):
         text_to_image(vd, A, **given, **QUIET)
 
