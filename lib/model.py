@@ -324,7 +324,7 @@ class VersatileDiffusion(Components):
             kept = [{} for _ in mix]
 
             def predict(x: Tensor, t: int) -> Tensor:
-                check_inputs(self.spec, x, contexts)  # whose sentences tell of one half
+                check_inputs(self.spec, x, contexts if mix is together else mix)  # of one half
                 short = self.shortcuts and not torch.is_grad_enabled()
                 return self._eps(x, t, mix, kept if short else None)
 

@@ -214,6 +214,14 @@ def test_latents_are_scaled_and_the_posterior_is_sampled_on_demand(vd):
     [
         (lambda vd, x, c: vd.eps(x, 1, []), "at least one"),
         (lambda vd, x, c: vd.guided([(c, 1.0)], "image", 2, [c, c]), "1 contexts but 2 nulls"),
+        (
+            lambda vd, x, c: vd.guided([(c, 1.0)], "image", 2, [c.repeat(2)])(x, 1),
+            "^2 latents but 4 text contexts",
+        ),
+        (
+            lambda vd, x, c: vd.guided([(c[:1], 1.0)], "image", 2, [c])(x[:1], 1),
+            "^1 latents but 2 text contexts",
+        ),
         (lambda vd, x, c: vd.eps(x, 1, [(c, 0.0)]), "weights must be positive"),
         (lambda vd, x, c: vd.eps(x, 1, [(c[:1], 1.0)]), "2 latents but 1 text contexts"),
         (lambda vd, x, c: vd.eps(x[:, :1], 1, [(c, 1.0)]), "x has shape"),
