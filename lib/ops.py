@@ -16,7 +16,8 @@ operations than with the fused kernel; `python -m benchmarks.attention` prints b
 ROWS = 512
 """Queries that `_by_rows` takes together: 512 x 4096 scores are 4 MB, which stay in the cache."""
 TINY = 1e-30
-"""Sum of weights below which it is not sure that they are what they should be."""
+"""Sum of weights below which, or above whose inverse, it is not sure that these, or their products
+with values, are what they should be."""
 LANES = 16
 """Numbers of a vector register: a matrix product is as fast at width 48 as at 40, or faster."""
 LARGE = 2_000_000
@@ -72,7 +73,8 @@ def _by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     torch's fused kernel leaves most of a CPU's bfloat16 instructions unused here (see
     `benchmarks/README.md`). Weights are `2^s` with `s = q k^T log2(e) / sqrt(d)`, and one more
     column of values, of ones, gives their sum: no pass over the weights looks for the largest score
-    or divides. Where that is beyond a float's range, the head is done again by the safe softmax.
+    or divides. Where that is near an end of a float's range, the head is done again by the safe
+    softmax.
 
     Args:
         q: (B, heads, N, d).
@@ -89,7 +91,7 @@ def _by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     for heads in zip(*(x.flatten(0, 1) for x in (q, k.mT.contiguous(), v, out)), strict=True):
         _one_head(*heads, scores, torch.exp2)
         sums = heads[-1][:, width]
-        if not (sums.isfinite() & (sums > TINY)).all():
+        if not ((sums > TINY) & (sums < 1 / TINY)).all():
             _one_head(*heads, scores, _softmax2)
     return out[..., :width] / out[..., width : width + 1]
 

@@ -44,6 +44,12 @@ def test_attention_by_rows_beyond_a_floats_range(shift):
     assert off(found[..., 16:], exact[..., 16:]) < 0.01
 
 
+def test_attention_by_rows_of_large_values():
+    """2^115 is a float, a hundred times the sum of 600 of them is none."""
+    q, k, v = (torch.full((1, 600, 16), value).bfloat16() for value in (1.0, 20.0, 100.0))
+    assert off(ops.attention(q, k, v, 1), v.double()) < 0.01
+
+
 @pytest.mark.parametrize(("side", "stride"), [(8, 1), (8, 2), (7, 2), (16, 1), (23, 1)])
 def test_convolution_as_a_matrix_product(side, stride, monkeypatch):
     monkeypatch.setattr(ops, "LARGE", 100)
