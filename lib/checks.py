@@ -87,12 +87,12 @@ def parse_json(data: bytes | str) -> Any:
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     level = [value]
-    for _ in range(DEEPEST):
+    for _ in range(DEEPEST + 1):
         level = [part for part in level if isinstance(part, (dict, list))]
+        if not level:
+            return value
         level = [x for part in level for x in (part.values() if isinstance(part, dict) else part)]
-    if level:
-        raise ValueError("it is nested too deeply")
-    return value
+    raise ValueError("it is nested too deeply")
 
 
 def read_json(path: Path, otherwise: str = "copy it again") -> dict[str, Any]:

@@ -20,6 +20,8 @@ def test_json_is_read():
 def test_json_has_so_many_levels():
     deepest = parse_json(nested(DEEPEST))
     assert json.loads(json.dumps(deepest, indent=1)) == deepest
+    for text in (nested(DEEPEST).replace("[]", "[1]"), '{"a":' * DEEPEST + "0" + "}" * DEEPEST):
+        assert parse_json(text) == json.loads(text)
     for levels in (DEEPEST + 1, 900, 5000, 100_000):
         for text in (nested(levels), '{"a":' * levels + "0" + "}" * levels):
             with pytest.raises(ValueError, match="nested too deeply"):
