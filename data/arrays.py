@@ -13,7 +13,7 @@ def kept_array(path: Path, rows: int) -> np.ndarray | None:
     """The array of a `.npy`, mapped into memory; None: not there, damaged, or of other rows."""
     with suppress(OSError, ValueError, EOFError):
         array = np.load(path, mmap_mode="r")
-        if array.ndim and len(array) == rows:
+        if isinstance(array, np.ndarray) and array.ndim and len(array) == rows:
             return array
     return None
 

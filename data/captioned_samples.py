@@ -222,7 +222,7 @@ class CaptionedSamples:
             self._shapes = np.array(about["shapes"], np.int64).reshape(-1, 3)
             self.digest = about["digest"]
             whole = path.with_suffix(".bin").stat().st_size == self._shapes.prod(1).sum()
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, OverflowError):
             return False
         self.skipped += skipped if whole else []
         return bool(whole)

@@ -49,6 +49,9 @@ def test_what_is_not_whole_is_not_kept(array, tmp_path):
         assert kept_array(path, 7) is None
     np.save(path, np.float16(3))
     assert kept_array(path, 7) is None
+    with path.open("wb") as file:
+        np.savez(file, array)
+    assert kept_array(path, 7) is None
 
 
 def test_a_full_disk_is_what_the_system_says(array, tmp_path):

@@ -290,7 +290,8 @@ def test_pictures_are_opened_once_for_all_who_ask_alike(folder, tmp_path, monkey
     next(kept.glob("*.bin")).unlink()  # what somebody removed is made again
     again = CaptionedSamples(folder, 16, kept=kept)
     assert torch.equal(again.pictures(range(5), stream()), first.pictures(range(5), stream()))
-    for damaged in ("[" * 100_000, "[]", '{"rows": [99]}', "{"):
+    huge = f'{{"rows": [], "skipped": [], "shapes": [[{10**30}, 1, 1]]}}'
+    for damaged in ("[" * 100_000, "[]", '{"rows": [99]}', "{", huge):
         next(kept.glob("*.json")).write_text(damaged)
         assert CaptionedSamples(folder, 16, kept=kept).identity() == first.identity()
     pixels = next(kept.glob("*.bin"))
