@@ -22,10 +22,13 @@ class Data:
     Attributes:
         spec: sizes of a fresh model.
         samples: of one stage: (to train on, to measure on).
+        uncaptioned: whether the image VAE's samples have pictures that those of the flows lack, as
+            they need no captions.
     """
 
     spec: ModelSpec
     samples: Callable[[str], tuple[Samples, Samples]]
+    uncaptioned: bool = False
 
 
 def open_data(
@@ -59,7 +62,7 @@ def open_data(
     if exchanged:
         raise ValueError("Words are exchanged in captions of scenes only: leave out --exchanged.")
     if name == "emoji":
-        return Data(VD_EMOJI, _emoji)
+        return Data(VD_EMOJI, _emoji, uncaptioned=True)
     if not Path(name).exists():
         raise ValueError(
             f"There is no data {name!r}: give {', '.join(NAMED)} or a folder of captioned pictures."

@@ -208,10 +208,9 @@ def _flows(
     kept, (samples, validation) = args.runs / "cache", data.samples("flows")
     cached, held = (build(vd, part, kept, needed) for part in (samples, validation))
     pictures = None
-    if preset.options.uncaptioned and preset.options.share.get("i2i", 0):
-        more, _ = data.samples("autoencoder")  # which needs no captions either
-        if more is not samples:
-            pictures = build(vd, more, kept, ("image_encoder", "clip_vision"))
+    if data.uncaptioned and preset.options.uncaptioned and preset.options.share.get("i2i", 0):
+        more, _ = data.samples("autoencoder")
+        pictures = build(vd, more, kept, ("image_encoder", "clip_vision"))
     return flows.FlowsStage(vd, cached, held, out, recipe, preset.options, pictures)
 
 

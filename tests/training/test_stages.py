@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,14 +23,17 @@ from tests.training.tiny_stages import (
     scene_samples,
     worldly,
 )
+from training import stages
 from training.attributes import read_loss, right
 from training.autoencoder import AutoencoderStage
 from training.cache import CAPTIONS, ENCODERS, REPLIES, VIEWS, answers_of, build, captions_of, drawn
 from training.clip import ClipStage
+from training.datasets import open_data
 from training.export import record
 from training.flows import FlowOptions, FlowsStage, encoders_for
 from training.judge import JudgeStage
 from training.optimus import OptimusStage
+from training.recipes import chosen
 from training.stage import generator
 from training.stages import warm_start
 
@@ -193,6 +198,27 @@ def test_pictures_without_captions_serve_image_variation_alone(encoders, samples
     plain = FlowsStage(encoders, cache, cache, tmp_path, RECIPE, replace(options, uncaptioned=0.0))
     plain.loss(0, generator(0, 0))
     assert max(plain.seen) < n and "pictures" not in plain.identity()
+
+
+@pytest.mark.parametrize(
+    ("data", "flow", "encoded"),
+    [
+        ("emoji", ("i2i", "t2i"), ["flows train", "flows held out", "autoencoder train"]),
+        ("emoji", ("t2i",), ["flows train", "flows held out"]),
+        ("scenes", ("i2i",), ["flows train", "flows held out"]),  # whose pictures all have captions
+    ],
+)
+def test_only_pictures_that_flows_lack_are_encoded_besides(data, flow, encoded, monkeypatch):
+    made = []
+    monkeypatch.setattr(stages, "load", lambda *args, **more: None)
+    monkeypatch.setattr(stages, "build", lambda vd, samples, *more: made.append(samples) or samples)
+    monkeypatch.setattr(stages.flows, "FlowsStage", lambda *args: args[-1])
+    opened = replace(open_data(data, "runs"), samples=lambda s: (f"{s} train", f"{s} held out"))
+    given = dict.fromkeys(("steps", "batch", "lr", "accumulate", "optimizer", "freeze", "min_snr"))
+    given |= dict.fromkeys(("init", "anchor", "exchanged", "lora"))
+    args = Namespace(data=data, preset="small", flows=flow, runs=Path("x"), device="cpu", **given)
+    pictures = stages._flows("x", opened, args, RECIPE, chosen(args, "flows"), Path("x"))
+    assert made == encoded and pictures == (encoded[2] if len(encoded) > 2 else None)
 
 
 @pytest.mark.parametrize(
