@@ -218,13 +218,13 @@ class Trace:
         self._handles.append(self.vd.time_embed.register_forward_pre_hook(self._begin))
         self._hook_columns()
         # branches are told apart by call
-        self._joined, self.vd.shortcuts = self.vd.shortcuts, False
+        self._shortcuts, self.vd.shortcuts = self.vd.shortcuts, False
         return self
 
     def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
-        self.vd.shortcuts = self._joined
+        self.vd.shortcuts = self._shortcuts
         self._finish()
 
     def _finish(self) -> None:
