@@ -308,8 +308,8 @@ class VersatileDiffusion(Components):
                 timestep.
 
         Returns:
-            (x_t, t) -> eps. With `shortcuts`, keys and values of contexts are computed once, and
-            both halves are one batch if that is small (`TOGETHER`) and tokens have one shape.
+            (x_t, t) -> eps. With `shortcuts`, both halves are one batch if small (`TOGETHER`) and of
+            tokens of one shape, and keys of contexts are computed once where no gradients flow.
 
         Raises:
             ValueError: another number of nulls than of contexts.
