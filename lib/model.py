@@ -308,8 +308,8 @@ class VersatileDiffusion(Components):
                 timestep.
 
         Returns:
-            (x_t, t) -> eps. With `shortcuts`, both halves are one batch if small (`TOGETHER`) and of
-            tokens of one shape, and keys of contexts are computed once where no gradients flow.
+            (x_t, t) -> eps. With `shortcuts`, both halves are one batch if small (`TOGETHER`) and
+            alike in tokens, and keys of contexts are computed once where no gradients flow.
 
         Raises:
             ValueError: another number of nulls than of contexts.
