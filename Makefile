@@ -49,8 +49,8 @@ evaluate: $(READY)
 		--search-n 1000 --caption-n 500 | tee /dev/stderr | grep 'report.json$$') && \
 	effects=$$($(MEASURE) --n 100 --suite applications | tee /dev/stderr | grep 'report.json$$') && \
 	$(BIN)/python -m analysis publish $$flows $$effects
-	@drawings=$$($(MEASURE:vd-mini=vd-emoji) --suite emoji --n 324 | tee /dev/stderr | \
-		grep 'report.json$$') && \
+	@drawings=$$($(MEASURE:vd-mini=vd-emoji) --suite emoji --n 171 --caption-n 171 \
+		--caption-candidates 8 | tee /dev/stderr | grep 'report.json$$') && \
 	$(BIN)/python -m analysis publish --model pretrained/vd-emoji $$drawings && \
 	mkdir -p assets/emoji && for sheet in from-captions variations focus dual; do \
 		cp $$(dirname $$drawings)/figures/$$sheet.png assets/emoji/ || exit 1; done

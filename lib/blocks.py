@@ -12,41 +12,25 @@ from lib.ops import conv1x1, conv3x3, upsampled_conv
 
 
 class Convolution(nn.Conv2d):
-    """A 3x3 convolution with padding 1.
-
-    Args:
-        channels_in, channels_out: widths.
-        stride: step between windows.
-    """
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
-        super().__init__(channels_in, channels_out, 3, stride, padding=1)
+    """A convolution that knows the quick ways of 3x3 kernels with padding 1, and of 1x1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
-        return conv3x3(x, self.weight, self.bias, self.stride[0])
+        """(B, C, H, W) -> (B, C', H', W')."""
+        if (self.kernel_size, self.padding) == ((3, 3), (1, 1)):
+            return conv3x3(x, self.weight, self.bias, self.stride[0])
+        if (self.kernel_size, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0)):
+            return conv1x1(x, self.weight, self.bias)
+        return super().forward(x)
 
 
-class Projection(nn.Conv2d):
-    """A 1x1 convolution of maps.
-
-    Args:
-        channels_in, channels_out: widths.
-    """
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(channels_in, channels_out, kernel_size=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H, W)."""
-        return conv1x1(x, self.weight, self.bias)
-
-
-class Pointwise(Projection):
+class Pointwise(nn.Conv2d):
     """A 1x1 convolution applied to vectors: on a 1x1 map it is a linear layer.
 
     The weight keeps the convolution's shape (out, in, 1, 1), as the released files store it.
     """
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -86,11 +70,11 @@ class ResidualBlock(nn.Module):
 
     def conv(self, channels_in: int, channels_out: int) -> nn.Module:
         """The block's kind of convolution."""
-        return Convolution(channels_in, channels_out)
+        return Convolution(channels_in, channels_out, 3, padding=1)
 
     def skip(self, channels_in: int, channels_out: int) -> nn.Module:
         """The projection of the skip path where widths differ."""
-        return Projection(channels_in, channels_out)
+        return Convolution(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x (B, C, H, W), emb (B, E) -> (B, C', H, W)."""
@@ -139,7 +123,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.op = Convolution(channels, channels, stride=2)
+        self.op = Convolution(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""

@@ -109,7 +109,7 @@ def _softmax2(scores: Tensor, out: Tensor) -> Tensor:
     return torch.softmax(scores * math.log(2), dim=-1, out=out)
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1) -> Tensor:
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
     """A 3x3 convolution with padding 1.
 
     A CPU does it for `FEW` pixels as one matrix product of all windows, (pixels, 9 C) by (9 C, C'),
@@ -131,14 +131,14 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1) -> Tensor:
     return _as_product(padded, kernel, bias, stride).permute(0, 3, 1, 2)
 
 
-def _as_product(x: Tensor, kernel: Tensor, bias: Tensor, stride: int = 1) -> Tensor:
+def _as_product(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
     """A convolution without padding, channels last: (B, H, W, C) by (C', k, k, C)."""
     side = kernel.shape[1]
     windows = x.unfold(1, side, stride).unfold(2, side, stride)  # (B, H', W', C, k, k)
     return F.linear(windows.permute(0, 1, 2, 4, 5, 3).flatten(3), kernel.flatten(1), bias)
 
 
-def conv1x1(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 1x1 convolution: a linear layer on pixels, if these lie one after the other.
 
     Args:

@@ -180,7 +180,7 @@ class FlowsStage(Stage):
             size = self._size(flow)
             losses = []
             for cache, part, asks in self._parts(flow, size):
-                draw = self._draw(flow, cache, part, rng, asks)
+                draw = self._draw(flow, cache, part, rng, asks, self.options.same)
                 rows.append(draw.rows + (cache is self.pictures) * len(self.cache))
                 weight = rng.uniform(*ASKED_WEIGHT) if asks else 0.0
                 losses.append((part / size) * self._flow_loss(flow, cache, draw, weight))
@@ -218,14 +218,20 @@ class FlowsStage(Stage):
         return [part for part in parts if part[1]]
 
     def _draw(
-        self, flow: str, cache: Cache, size: int, rng: np.random.Generator, asks: bool = False
+        self,
+        flow: str,
+        cache: Cache,
+        size: int,
+        rng: np.random.Generator,
+        asks: bool = False,
+        same: float = 0.0,
     ) -> Draw:
         timesteps, options = self.vd.schedule.num_timesteps, self.options
         focus = 1 / (1 + np.exp(-(options.center + options.spread * rng.normal(size=size))))
         share = np.where(rng.random(size) < options.uniform, rng.random(size), focus)
         t = torch.from_numpy((share * timesteps).astype(np.int64)).clamp(max=timesteps - 1)
         words = self._words() if asks else 0
-        return drawn(flow, len(cache), t, rng, options.dropout, words, options.same)
+        return drawn(flow, len(cache), t, rng, options.dropout, words, same)
 
     def _flow_loss(
         self, flow: str, cache: Cache, draw: Draw, weight: float = 0.0, noise: Tensor | None = None

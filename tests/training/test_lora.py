@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from lib.blocks import Convolution
 from lib.checkpoints import load, save
 from lib.checkpoints.lora import CONFIG, WEIGHTS, merge_lora
 from lib.config import FLOWS
@@ -81,6 +82,17 @@ def test_the_base_stays_as_it_is_and_only_adapters_are_kept(trained, model_folde
     state = torch.load(folder.parent / "runs/flows/checkpoint.pt", weights_only=True)
     assert set(state["modules"]) == set(learned)
     assert sorted(p.name for p in folder.iterdir()) == [CONFIG, WEIGHTS, "training.json"]
+
+
+def test_peft_adapts_our_convolutions_too():
+    """Nobody here trains them, but peft makes layers of their type for whoever does."""
+    plain = torch.nn.Sequential(Convolution(4, 6, 3, stride=2, padding=1), Convolution(6, 4, 1))
+    x = torch.randn(2, 4, 8, 8)
+    before = plain(x)
+    adapted = get_peft_model(plain, LoraConfig(r=2, target_modules=["0", "1"]))
+    torch.testing.assert_close(adapted(x), before)
+    adapted(x).sum().backward()
+    assert sum(p.grad is not None for p in adapted.parameters()) == 4
 
 
 def test_peft_itself_loads_the_file(trained, model_folder):
