@@ -124,8 +124,9 @@ def test_both_halves_are_one_small_batch(vd, noisy, contexts, data, monkeypatch)
     assert sizes == [4, 2, 2]
 
 
-def test_halves_share_what_stands_before_the_first_context(vd, noisy, contexts):
+def test_halves_share_what_stands_before_the_first_context(vd, noisy, contexts, monkeypatch):
     """Nothing differs there: its layers see each sample once, others twice."""
+    monkeypatch.setattr(vd, "shortcuts", True)
     seen = {}
 
     def look(name):
@@ -147,8 +148,9 @@ def test_halves_share_what_stands_before_the_first_context(vd, noisy, contexts):
     torch.testing.assert_close(joined, torch.cat(alone), rtol=0, atol=1e-5)
 
 
-def test_keys_of_contexts_are_computed_once_a_run(vd, noisy, contexts):
+def test_keys_of_contexts_are_computed_once_a_run(vd, noisy, contexts, monkeypatch):
     """And again for another run, for who looks on, and where gradients flow."""
+    monkeypatch.setattr(vd, "shortcuts", True)
     calls = []
     layer = vd.component("text_context").context_blocks[0].transformer_blocks[0].attn2
     hook = layer.to_k.register_forward_hook(lambda *_: calls.append(1))

@@ -112,7 +112,7 @@ def keep_gradients(model: Path, folder: Path, batch: int) -> None:
     stage = flows_stage(model, folder / "out", batch=batch)
     draw, world = stage._draw, parallel.world()
 
-    def both(flow, cache, size, rng, asks=False):
+    def both(flow, cache, size, rng, asks=False, same=0.0):
         """What two processes draw, or this one's half of it."""
         halves = [draw(flow, cache, size * world // 2, np.random.default_rng(k)) for k in (0, 1)]
         if world == 2:

@@ -288,7 +288,7 @@ def test_words_are_exchanged_where_a_text_says_them(text, remove, add, after):
 def test_an_exchange_keeps_the_rest_of_what_is_said():
     """By the embedded model, whose texts say something."""
     picture = "assets/pictures/black-heart.png"
-    made = latent_edit(load("vd-mini"), picture, "black", "red", seed=6, steps=4, **QUIET)
+    made = latent_edit(load("vd-mini"), picture, "black", "red", seed=6, steps=10, **QUIET)
     found = made.record["samples"][0]["found"]
     assert "black heart" in found["caption"] and "red heart" in found["edited_caption"]
     before, after = (Scene.attributes(parse(text)) for text in found.values())

@@ -18,6 +18,8 @@ def cluster(monkeypatch):
     ray.shutdown()
 
 
+# Ray's own
+@pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")
 def test_two_actors_write_what_one_process_writes(cluster, vd, model_folder, tmp_path):
     paths = make_on_ray(
         str(model_folder), "t2i", PROMPTS, tmp_path / "ray", seed=3, n=2, part=1, steps=2
