@@ -11,6 +11,8 @@ from benchmarks import hooks
 
 
 def test_without_hook_points_nothing_can_be_recorded(vd):
+    for name in vd.available:  # read now: a recording looks at what is there
+        vd.component(name)
     modules = hooks.hooked(vd)
     # the embedding of time, a data and a context column of both kinds, and all attention
     assert len(modules) == 1 + 4 + sum(type(m).__name__ == "Attention" for m in vd.modules())
