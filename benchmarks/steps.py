@@ -113,8 +113,9 @@ def text_to_image(args: Namespace) -> dict[str, Any]:
     times |= in_turns(
         {"decode": lambda: vd.decode_image(x), "diffusers decode": their_picture}, args.repeats
     )
+    parts = dict(times)
     for clock in ("wall", "cpu"):
-        part = {name: value[clock] for name, value in times.items()}
+        part = {name: value[clock] for name, value in parts.items()}
         ours = 2 * part["CLIP"] + 20 * part["step"] + part["decode"]
         theirs = 2 * part["CLIP"] + 50 * part["diffusers step"] + part["diffusers decode"]
         times.setdefault("picture", {})[clock] = ours

@@ -54,6 +54,18 @@ def test_bfloat16_is_as_far_off_as_theirs(small):
     assert set(result["seconds"]) == {"ours", "diffusers"}
 
 
+def test_a_picture_is_the_sum_of_its_parts(small, monkeypatch):
+    few = replace(SMALL.clip.text, layers=1, hidden=48, heads=2)
+    monkeypatch.setattr(full_size, "SPEC", replace(SMALL, clip=replace(SMALL.clip, text=few)))
+    result = steps.text_to_image(Namespace(dtype=torch.float32, repeats=1, whole=True))
+    seconds = result["seconds"]
+    for clock in ("wall", "cpu"):
+        part = {name: clocks[clock] for name, clocks in seconds.items()}
+        assert part["picture"] == 2 * part["CLIP"] + 20 * part["step"] + part["decode"]
+        assert result[f"{clock} ratio"] == part["picture"] / part["diffusers picture"]
+    assert seconds["whole"]["wall"] > 0
+
+
 def test_turns_change_their_order():
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "ab"}
