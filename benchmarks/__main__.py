@@ -19,6 +19,7 @@ from lib.checks import whole_number
 
 COMMANDS = {
     "guided-step": ("benchmarks.steps", "guided_step"),
+    "operations": ("benchmarks.steps", "operations"),
     "halves": ("benchmarks.steps", "halves"),
     "text-to-image": ("benchmarks.steps", "text_to_image"),
     "scaling": ("benchmarks.steps", "scaling"),

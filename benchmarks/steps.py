@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import full_size
@@ -20,6 +21,7 @@ from benchmarks.full_size import (
     in_turns,
     random_model,
 )
+from lib import ops
 from lib.checkpoints import load
 from lib.config import FLOWS, ModelSpec
 from lib.contexts import Context, stacked
@@ -142,6 +144,59 @@ def halves(args: Namespace) -> dict[str, Any]:
             times = in_turns(runs, args.repeats)
             result[f"{flow} {batch}"] = compared(times, "one", "two")
     return {"one batch / two": result}
+
+
+CONVOLVED = ((1, 2560, 1280, 8), (1, 2560, 1280, 16), (2, 1280, 1280, 8))
+"""Batch, channels in and out, side of maps."""
+UPSAMPLED = ((2, 1280, 1280, 16), (2, 640, 640, 32))
+ATTENDED = (8, 4096, 40)
+"""Heads, tokens, and width of a head."""
+
+
+@torch.no_grad()
+def operations(args: Namespace) -> dict[str, Any]:
+    """Single operations of a step: our ways against torch's own, with the same kernels."""
+    pairs = operation_pairs(args.dtype)
+    result = {}
+    for name, (ours, plain) in pairs.items():
+        times = in_turns({"ours": ours, "torch": plain}, args.repeats)
+        result[name] = {"seconds": times, **compared(times, "ours", "torch")}
+    return result
+
+
+def operation_pairs(dtype: torch.dtype) -> dict[str, tuple[Callable[[], Tensor], ...]]:
+    """Operation -> (our way, torch's own) of the same numbers."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        value = torch.randn(shape, generator=generator).to(dtype)
+        return value.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else value
+
+    def laid(batch: int, before: int, after: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
+        kernel = drawn(after, before, 3, 3) * (9 * before) ** -0.5
+        return drawn(batch, before, side, side), kernel, drawn(after)
+
+    def upsampled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(F.interpolate(x, scale_factor=2.0), weight, bias, padding=1)
+
+    pairs = {}
+    for sizes in CONVOLVED:
+        maps = laid(*sizes)
+        plain = partial(F.conv2d, *maps, padding=1)
+        pairs[f"3x3, {' x '.join(map(str, sizes))}"] = partial(ops.conv3x3, *maps), plain
+    for sizes in UPSAMPLED:
+        maps = laid(*sizes)
+        pairs[f"upsampling, {' x '.join(map(str, sizes))}"] = (
+            partial(ops.upsampled_conv, *maps),
+            partial(upsampled, *maps),
+        )
+    heads, tokens, width = ATTENDED
+    q, k, v = (drawn(1, tokens, heads * width) for _ in range(3))
+    pairs[f"attention, {heads} x {tokens} x {width}"] = (
+        partial(ops.attention, q, k, v, heads),
+        partial(ops.attention, q, k, v, heads, fused=True),
+    )
+    return pairs
 
 
 def _whole(vd: VersatileDiffusion, ids: Tensor, x: Tensor) -> Tensor:

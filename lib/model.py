@@ -253,7 +253,7 @@ class VersatileDiffusion(Components):
     # ------------------------------------------------------------------ diffusion
 
     def eps(self, x: Tensor, t: Tensor | int, contexts: Mix) -> Tensor:
-        """The noise in x_t, under any mix of contexts: the one path behind every flow.
+        """The noise in x_t, under any mix of contexts; `guided` computes it as this does.
 
             x (B, C, h, w)  image latent  -> image data column
             x (B, D)        text latent   -> text data column

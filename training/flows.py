@@ -7,9 +7,9 @@ through `VersatileDiffusion.eps`.
 - A tenth of the contexts is replaced by the flow's own null context, which is what makes guidance
   possible (Ho and Salimans 2022).
 - Image variation sees any view of the same sample: content is kept, jitter is free. `same` of the
-  time it is the very picture that is generated: then place and size count as content, which is
-  much sooner learned. Text variation writes the answer to a caption.
-- Pictures without captions are as good for image variation: a share `uncaptioned` of it is of them.
+  time it is the very picture that is generated: then place and size count as content. Text
+  variation writes the answer to a caption.
+- Image variation needs no captions: a share `uncaptioned` of it is of pictures without.
 - Where samples have `words` to ask with (a language), a share of image-to-text mixes such a word
   into the picture's context, and the text is the one that answers it.
 - Timesteps are drawn denser in the middle of the noise range, where a picture is decided; `uniform`

@@ -66,6 +66,19 @@ def test_a_picture_is_the_sum_of_its_parts(small, monkeypatch):
     assert seconds["whole"]["wall"] > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operations_compute_the_same(dtype, monkeypatch):
+    monkeypatch.setattr(steps.ops, "LARGE", 100)
+    monkeypatch.setattr(steps, "CONVOLVED", ((1, 6, 8, 5),))
+    monkeypatch.setattr(steps, "UPSAMPLED", ((2, 6, 8, 5),))
+    monkeypatch.setattr(steps, "ATTENDED", (2, 300, 8))
+    for ours, plain in steps.operation_pairs(dtype).values():
+        near = {"rtol": 0, "atol": 1e-5 if dtype == torch.float32 else 0.05}
+        torch.testing.assert_close(ours(), plain(), **near)
+    result = steps.operations(Namespace(dtype=dtype, repeats=1))
+    assert all(set(part["seconds"]) == {"ours", "torch"} for part in result.values())
+
+
 def test_turns_change_their_order():
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "ab"}
