@@ -61,11 +61,12 @@ class Batch:
 
     Attributes:
         indices: (B,) numbers of the samples, where they are samples.
-        pictures: (B, 3, H, W).
-        texts: a caption each.
-        seen, said: (B, attributes) what the pictures show and what the captions say of it.
-        patches: for each of the samples' `local` attributes, (B, patches) indices of what a patch
-            shows, -1 where nothing; None where that is not known.
+        pictures: (B + more, 3, H, W); what is more has no caption and is only read.
+        texts: (B,) a caption each.
+        seen: (B + more, attributes) what the pictures show; -1 where that is not to be read.
+        said: (B, attributes) what the captions say.
+        patches: for each of the samples' `local` attributes, (B + more, patches) indices of what a
+            patch shows, -1 where nothing; None where that is not known.
     """
 
     indices: np.ndarray | None

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from data.samples import Samples, key_of
+
+DEGREES, ZOOM, RECOLORED = 15.0, (0.75, 1.15), 0.4  # of `Varied`
 
 
 def turned(
@@ -81,3 +88,31 @@ def mixed(
             mask[k, :, top : top + h, left : left + w] = 0
         share[k] = mask[k].mean()
     return pictures * mask + others * (1 - mask), share.flatten()
+
+
+class Varied:
+    """Samples for what needs no captions: pictures turned, scaled and recoloured beyond these.
+
+    Args:
+        samples: whose pictures.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.words = ("",)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def key(self, index: int) -> str:
+        """As the samples call it."""
+        return key_of(self.samples, index)
+
+    def identity(self) -> dict[str, Any]:
+        """The samples', and how far they are varied."""
+        return {**self.samples.identity(), "varied": [DEGREES, *ZOOM, RECOLORED]}
+
+    def pictures(self, indices: Sequence[int], rng: np.random.Generator) -> Tensor:
+        """(B, 3, H, W) float32 in [0, 1], each changed anew."""
+        pictures = turned(self.samples.pictures(indices, rng), rng, DEGREES, ZOOM)
+        return recolored(pictures, rng, RECOLORED)[0].clamp(0, 1)

@@ -16,6 +16,9 @@ Objectives, summed:
   maps of the tokens must point where the features of a network trained on photographs point that
   saw the same pictures (Hinton et al. 2015; Beyer et al. 2022): of the whole picture, and patch by
   patch of its inner layers. Another reader reads what is known of these pictures.
+- *Pixels*, with a teacher: a linear map of each token must say what its patch shows, `1 - R^2` of
+  its principal components. A network that recognises things has no use for most of a picture;
+  whoever draws the picture anew from its tokens has.
 
 With a teacher, half of the patches are left out until the last quarter of the cooldown (as He et
 al. 2022 and Li et al. 2023 do): the tower has less to learn by heart, and a step takes half the
@@ -56,6 +59,7 @@ RECIPES = (
     Recipe(steps=1500, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995),
 )
 TAUGHT = 2.0  # weight of the teacher's view of whole pictures; that of patches weighs 1
+PIXELS = 2.0  # weight of what patches show
 PER_SAMPLE = 2  # of the teacher's pictures go with each captioned one
 READING = 0.3  # weight of reading captioned pictures beside a teacher: few, learned by heart
 KEPT = 0.5  # of the patches, until the last quarter of the cooldown
@@ -104,17 +108,20 @@ class LocalReader(nn.Module):
 
 
 class Student(nn.Module):
-    """Linear maps to what a teacher sees: from the pooled and the mean token, and from patches."""
+    """Linear maps to what a teacher sees: from the pooled and the mean token, and from patches.
+
+    The last numbers of a patch are its own pixels.
+    """
 
     def __init__(self, width: int, goals: Goals) -> None:
         super().__init__()
-        self.sizes = goals.widths
+        self.sizes = [*goals.widths, goals.pixel_axes.shape[1]]
         self.norm, self.patch_norm = nn.LayerNorm(2 * width), nn.LayerNorm(width)
         self.whole = nn.Linear(2 * width, goals.axes.shape[1])
         self.patches = nn.Linear(width, sum(self.sizes))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, 1 + N, D) -> (B, kept), and (B, N, width) of each inner layer."""
+        """(B, 1 + N, D) -> (B, kept), and (B, N, width) of each inner layer and of the pixels."""
         whole = self.whole(self.norm(torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], -1)))
         return whole, self.patches(self.patch_norm(tokens[:, 1:])).split(self.sizes, dim=-1)
 
@@ -174,7 +181,7 @@ class ClipStage(Stage):
             modules["local_reader"] = LocalReader(width, [len(v) for v in local.values()])
         self.views = views
         if views is not None:
-            self.goals = Goals(views)
+            self.goals = Goals(views, spec.clip.vision.patch_size)
             modules["student"] = Student(width, self.goals)
             if known:
                 modules["view_reader"] = Reader(width, known)
@@ -198,14 +205,15 @@ class ClipStage(Stage):
             image_tokens, taught = self._image(batch.pictures)[0], {}
         else:
             image_tokens, taught = self._taught(step, batch, rng)
-        image_pooled = F.normalize(image_tokens[:, 0].float(), dim=-1)
+        image_pooled = F.normalize(image_tokens[: len(batch.texts), 0].float(), dim=-1)
         text_tokens, text_pooled = self._text(batch.texts)
         logits = self.modules["logit_scale"]() * text_pooled.float() @ image_pooled.float().T
         # a caption fits every picture that has what it says
         said, seen = batch.said.to(self.device), batch.seen.to(self.device)
         fits = torch.eye(len(batch.texts), dtype=torch.bool, device=self.device)
         if seen.shape[1]:
-            fits |= ((said[:, None] == seen[None]) | (said[:, None] < 0)).all(-1)
+            told = seen[None, : len(batch.texts)]
+            fits |= ((said[:, None] == told) | (said[:, None] < 0)).all(-1)
         wanted = fits.float()
         losses = {
             "contrast": (
@@ -253,10 +261,15 @@ class ClipStage(Stage):
         answers = self.modules["student"](tokens)
         goal, maps = self.goals(self.views, rows, grid)
         wanted = [part.gather(1, places[..., None].expand(-1, -1, part.shape[2])) for part in maps]
-        patches = [_apart(a, w) for a, w in zip(answers[1], wanted, strict=True)]
+        *inner, shown = answers[1]
+        patches = [_apart(a, w) for a, w in zip(inner, wanted, strict=True)]
+        pixels = self.goals.pixels(self.views.pictures[rows])
+        pixels = pixels.gather(1, places[..., None].expand(-1, -1, pixels.shape[2]))
+        missed = F.mse_loss(shown.float(), pixels.to(self.device)) / self.goals.pixel_variance
         losses = {
             "taught": TAUGHT * _apart(answers[0], goal),
             "taught_patches": torch.stack(patches).mean(),
+            "pixels": PIXELS * missed,
         }
         if "view_reader" in self.modules:
             labels, share = self.views.labels[rows].long(), self.views.share[rows]

@@ -9,7 +9,8 @@ through `VersatileDiffusion.eps`.
 - Image variation sees any view of the same sample: content is kept, jitter is free. `same` of the
   time it is the very picture that is generated: then place and size count as content. Text
   variation writes the answer to a caption.
-- Image variation needs no captions: a share `uncaptioned` of it is of pictures without.
+- Image variation needs no captions: a share `uncaptioned` of it is of pictures without, changed
+  further than captions allow (`training.augment.Varied`), and seen as they are generated.
 - Where samples have `words` to ask with (a language), a share of image-to-text mixes such a word
   into the picture's context, and the text is the one that answers it.
 - Timesteps are drawn denser in the middle of the noise range, where a picture is decided; `uniform`
@@ -180,8 +181,10 @@ class FlowsStage(Stage):
             size = self._size(flow)
             losses = []
             for cache, part, asks in self._parts(flow, size):
-                draw = self._draw(flow, cache, part, rng, asks, self.options.same)
-                rows.append(draw.rows + (cache is self.pictures) * len(self.cache))
+                beyond = cache is self.pictures  # changed too far for one view to tell of another
+                same = 1.0 if beyond else self.options.same
+                draw = self._draw(flow, cache, part, rng, asks, same)
+                rows.append(draw.rows + beyond * len(self.cache))
                 weight = rng.uniform(*ASKED_WEIGHT) if asks else 0.0
                 losses.append((part / size) * self._flow_loss(flow, cache, draw, weight))
             loss = torch.stack(losses).sum()

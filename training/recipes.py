@@ -91,7 +91,7 @@ PRESETS = {
     "small": Preset(
         _SMALL,
         FlowOptions(
-            share={"t2i": 1.0, "i2i": 1.2, "i2t": 2.0, "t2t": 0.3}, same=0.8, uncaptioned=0.7
+            share={"t2i": 1.0, "i2i": 1.2, "i2t": 2.0, "t2t": 0.3}, same=1.0, uncaptioned=0.7
         ),
     ),
     # Xu et al. 2022, section 4.1 and its supplement: rates, batches and gradient scales; how long

@@ -18,6 +18,7 @@ from lib.devices import choose_device
 from lib.files import alone
 from lib.model import VersatileDiffusion
 from training import autoencoder, classifier, clip, flows, judge, optimus, parallel
+from training.augment import Varied
 from training.cache import build
 from training.datasets import Data, open_data
 from training.export import current_spec, recorded, settle
@@ -210,7 +211,7 @@ def _flows(
     pictures = None
     if data.uncaptioned and preset.options.uncaptioned and preset.options.share.get("i2i", 0):
         more, _ = data.samples("autoencoder")
-        pictures = build(vd, more, kept, ("image_encoder", "clip_vision"))
+        pictures = build(vd, Varied(more), kept, ("image_encoder", "clip_vision"))
     return flows.FlowsStage(vd, cached, held, out, recipe, preset.options, pictures)
 
 

@@ -27,7 +27,7 @@ from lib.files import replacing
 from training.augment import mixed, recolored, shaded, turned
 
 SIDE = 128
-VIEWS = 24_000
+VIEWS = 36_000
 MIDDLE = 10  # the last block whose map has a sixteenth of the side: local, and of parts of things
 RECOLORED, MIXED = 0.2, 0.35
 
@@ -112,23 +112,31 @@ def _made(
 class Goals(nn.Module):
     """What the student is to say of views: the teacher's numbers, centred and on one scale.
 
+    Beside these, what the picture itself shows: patches of pixels.
+
     Args:
         views: their means and deviations count.
+        patch: pixels a side of the student's patches.
         kept: principal components of `whole`, each divided by the root of its deviation: few of
             them hold most of the variance and little of what tells things apart, the last are
             noise.
+        shown: the same of pixels: the last are hardly seen.
     """
 
-    def __init__(self, views: Views, kept: int = 256) -> None:
+    def __init__(self, views: Views, patch: int, kept: int = 256, shown: int = 64) -> None:
         super().__init__()
+        self.patch = patch
         some = torch.arange(0, len(views), max(1, len(views) // 8000))
-        whole = views.whole[some].float()
-        self.register_buffer("mean", whole.mean(0))
-        _, lengths, axes = torch.linalg.svd(whole - self.mean, full_matrices=False)
-        kept = min(kept, len(lengths))
-        deviations = lengths[:kept] / len(some) ** 0.5
-        self.register_buffer("axes", axes[:kept].T / deviations**0.5)
+        mean, axes = _principal(views.whole[some].float(), kept)
+        self.register_buffer("mean", mean)
+        self.register_buffer("axes", axes)
         few = some[:: max(1, len(some) // 1000)]
+        pixels = self._patches(views.pictures[few])
+        mean, axes = _principal(pixels.flatten(0, 1), shown)
+        self.register_buffer("pixel_mean", mean)
+        self.register_buffer("pixel_axes", axes)
+        deviations = self.pixels(views.pictures[few]).flatten(0, 1).std(0)
+        self.register_buffer("pixel_variance", deviations.square().mean())
         for name in ("middle", "deep"):
             maps = getattr(views, name)[few].float()
             self.register_buffer(f"{name}_mean", maps.mean((0, 2, 3))[:, None, None])
@@ -149,3 +157,19 @@ class Goals(nn.Module):
             values = (values - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")
             maps.append(F.adaptive_avg_pool2d(values, grid).flatten(2).transpose(1, 2))
         return whole, maps
+
+    def pixels(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, patches, shown): principal components of each patch."""
+        return (self._patches(pictures) - self.pixel_mean) @ self.pixel_axes
+
+    def _patches(self, pictures: Tensor) -> Tensor:
+        return F.unfold(pictures.float() / 255, self.patch, stride=self.patch).transpose(1, 2)
+
+
+def _principal(rows: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    """Mean of (N, width) rows, and (width, kept) axes, each over the root of its deviation."""
+    mean = rows.mean(0)
+    _, lengths, axes = torch.linalg.svd(rows - mean, full_matrices=False)
+    kept = min(kept, len(lengths))
+    deviations = lengths[:kept] / len(rows) ** 0.5
+    return mean, axes[:kept].T / deviations**0.5

@@ -12,6 +12,7 @@ millisecond. Masks and patterns live on the four times finer grid ("fine pixels"
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -52,6 +53,8 @@ DOT_RADIUS = 2.1
 DOT_JITTER = 1.0
 PLAIN_EDGE = 0.8
 CIRCLE_CORNERS = 96
+APART = 45  # distance in RGB from which a colour is another one
+LIGHTER = 0.6  # of the way to white: the tone of a colour without a name
 
 
 def _regular(points: int, radii: tuple[float, ...], center_y: float = 0.0) -> np.ndarray:
@@ -181,13 +184,27 @@ def layout(scene: Scene, seed: int | np.random.Generator) -> list[tuple[float, f
     return _place(scene.canonical(), _nuisance(np.random.default_rng(seed)))
 
 
-def _paint(scene: Scene, u: np.ndarray) -> Image.Image:
+Tones = tuple[tuple[int, int, int], tuple[int, int, int]]
+
+
+def unnamed(background: str, rng: np.random.Generator) -> Tones:
+    """A colour without a name here, far from those with one and from a background; and its tone."""
+    known = np.array([deep for deep, _ in COLOR_RGB.values()])
+    while True:
+        deep = rng.integers(256, size=3)
+        apart = np.linalg.norm(known - deep, axis=1).min()
+        if apart > APART and np.abs(deep - BACKGROUND_RGB[background]).max() > 2 * APART:
+            light = np.round(deep + LIGHTER * (255 - deep)).astype(int)
+            return tuple(map(int, deep)), tuple(map(int, light))
+
+
+def _paint(scene: Scene, u: np.ndarray, tones: Sequence[Tones] | None = None) -> Image.Image:
     scene = scene.canonical()
     canvas = Image.new("RGB", (SIZE * FINE, SIZE * FINE), BACKGROUND_RGB[scene.background])
     for i, (thing, place) in enumerate(zip(scene.things, _place(scene, u), strict=True)):
         x, y, radius = (round(v * FINE) for v in place)
         corner = (x - radius, y - radius)
-        deep, light = COLOR_RGB[thing.color]
+        deep, light = COLOR_RGB[thing.color] if tones is None else tones[i]
         mask, inner = _masks(thing.shape, radius, scene.style)
         canvas.paste(deep, corner, mask)
         if scene.style == "outlined":
@@ -200,14 +217,17 @@ def _paint(scene: Scene, u: np.ndarray) -> Image.Image:
     return canvas.reduce(FINE)
 
 
-def render(scene: Scene, seed: int | np.random.Generator) -> Image.Image:
+def render(
+    scene: Scene, seed: int | np.random.Generator, tones: Sequence[Tones] | None = None
+) -> Image.Image:
     """Paint a scene as a 64x64 RGB picture.
 
     Args:
         scene: what to paint; scenes that are equal are painted equally.
         seed: owner of the nuisance, a seed (the same picture every time) or a numpy generator.
+        tones: colours of the things instead of their own (`unnamed`).
     """
-    return _paint(scene, _nuisance(np.random.default_rng(seed)))
+    return _paint(scene, _nuisance(np.random.default_rng(seed)), tones)
 
 
 def render_batch(scenes: list[Scene], rng: np.random.Generator) -> np.ndarray:

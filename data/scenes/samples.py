@@ -24,7 +24,7 @@ from tqdm import tqdm
 from data.arrays import kept_array, write_array
 from data.samples import Batch
 from data.scenes.captions import CaptionError, read_attributes, write
-from data.scenes.draw import BACKGROUND_RGB, layout, render
+from data.scenes.draw import BACKGROUND_RGB, layout, render, unnamed
 from data.scenes.exchange import exchange
 from data.scenes.world import (
     ATTRIBUTE_VALUES,
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 RENDERS = 2
 PARTIAL = 0.25  # captions that leave something unsaid
+STRANGE = 0.5  # pictures in colours without a name, beside a batch
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ class SceneSamples:
     def contrast(self, size: int, rng: np.random.Generator, patch: int) -> Batch:
         """A batch to be told apart: half of it are near copies of the other half.
 
-        Random scenes are told apart without knowing what belongs to what.
+        Random scenes are told apart without knowing what belongs to what. Behind it come pictures
+        of scenes in colours that have no name here, to be read but for these: or a shape would be
+        known by the colours that it was seen in (`training/EXPERIMENTS.md`).
         """
         half = size // 2
         indices, which = rng.integers(len(self), size=half), rng.integers(RENDERS, size=half)
@@ -135,13 +138,24 @@ class SceneSamples:
             layout(scene, render_generator(self.seed, i, k))
             for scene, i, k in zip(originals, indices, which, strict=True)
         ] + [layout(scene, seed) for scene, seed in zip(near, seeds, strict=True)]
+        strange = [self.scenes[i] for i in rng.integers(len(self), size=round(STRANGE * size))]
+        for scene in strange:
+            seed, background = int(rng.integers(2**31)), scene.background
+            tones = [unnamed(background, rng) for _ in scene.things]
+            images = np.concatenate([images, np.asarray(render(scene, seed, tones))[None]])
+            layouts.append(layout(scene, seed))
+        scenes = originals + near + strange
+        seen = _numbers([scene.attributes() for scene in scenes])
+        patches = local_targets(scenes, layouts, images, patch)
+        seen[len(texts) :, [k for k, name in enumerate(self.attributes) if "color" in name]] = -1
+        patches[list(self.local).index("color")][len(texts) :] = -1
         return Batch(
             indices=None,
             pictures=to_tensor(images),
             texts=texts,
-            seen=_numbers([scene.attributes() for scene in originals + near]),
+            seen=seen,
             said=self.read(texts),
-            patches=local_targets(originals + near, layouts, images, patch),
+            patches=patches,
         )
 
 

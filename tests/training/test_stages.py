@@ -25,6 +25,7 @@ from tests.training.tiny_stages import (
 )
 from training import stages
 from training.attributes import read_loss, right
+from training.augment import Varied
 from training.autoencoder import AutoencoderStage
 from training.cache import CAPTIONS, ENCODERS, REPLIES, VIEWS, answers_of, build, captions_of, drawn
 from training.clip import ClipStage
@@ -211,7 +212,12 @@ def test_pictures_without_captions_serve_image_variation_alone(encoders, samples
 def test_only_pictures_that_flows_lack_are_encoded_besides(data, flow, encoded, monkeypatch):
     made = []
     monkeypatch.setattr(stages, "load", lambda *args, **more: None)
-    monkeypatch.setattr(stages, "build", lambda vd, samples, *more: made.append(samples) or samples)
+
+    def build(vd, samples, *more):
+        samples = samples.samples if isinstance(samples, Varied) else samples
+        return made.append(samples) or samples
+
+    monkeypatch.setattr(stages, "build", build)
     monkeypatch.setattr(stages.flows, "FlowsStage", lambda *args: args[-1])
     opened = replace(open_data(data, "runs"), samples=lambda s: (f"{s} train", f"{s} held out"))
     given = dict.fromkeys(("steps", "batch", "lr", "accumulate", "optimizer", "freeze", "min_snr"))
@@ -219,6 +225,32 @@ def test_only_pictures_that_flows_lack_are_encoded_besides(data, flow, encoded, 
     args = Namespace(data=data, preset="small", flows=flow, runs=Path("x"), device="cpu", **given)
     pictures = stages._flows("x", opened, args, RECIPE, chosen(args, "flows"), Path("x"))
     assert made == encoded and pictures == (encoded[2] if len(encoded) > 2 else None)
+
+
+@pytest.mark.parametrize("samples", ["emoji"], indirect=True)
+def test_pictures_without_captions_are_changed_further_and_each_anew(samples):
+    varied, rows = Varied(samples), range(len(samples))
+    first, again, other = (varied.pictures(rows, np.random.default_rng(s)) for s in (0, 0, 1))
+    assert first.shape == samples.pictures(rows, np.random.default_rng(0)).shape
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.min() >= 0 and first.max() <= 1
+    assert varied.key(1) == key_of(samples, 1) and len(varied) == len(samples)
+    assert varied.identity() != samples.identity()
+
+
+@pytest.mark.parametrize("samples", ["emoji"], indirect=True)
+def test_what_is_changed_that_far_is_seen_as_it_is_generated(encoders, samples, tmp_path):
+    cache = build(encoders, samples, tmp_path)
+    pictures = build(encoders, samples, tmp_path, ("image_encoder", "clip_vision"))
+    options = FlowOptions(share={"i2i": 8.0}, uncaptioned=0.5, same=0.0)
+    stage = FlowsStage(encoders, cache, cache, tmp_path, RECIPE, options, pictures)
+    draws, own = {}, stage._flow_loss
+    stage._flow_loss = lambda flow, of, draw, *rest: (
+        draws.update({of is pictures: draw}) or own(flow, of, draw, *rest)
+    )
+    stage.loss(0, generator(0, 0))
+    assert (draws[True].data == draws[True].context).all()
+    assert (draws[False].data != draws[False].context).any()
 
 
 @pytest.mark.parametrize(

@@ -59,11 +59,21 @@ def test_the_teacher_saw_what_is_kept_and_is_asked_once(views, samples, tmp_path
 
 
 def test_goals_are_centred_and_of_one_scale(views):
-    goals = Goals(views, kept=2)
+    goals = Goals(views, 4, kept=2)
     whole, (middle, deep) = goals(views, torch.arange(100), grid=8)
     assert whole.shape == (100, 2) and middle.shape == (100, 64, 3) and deep.shape == (100, 64, 1)
     assert torch.allclose(whole.mean(0), torch.zeros(2), atol=0.05)
     assert torch.allclose(middle.std((0, 1)), torch.ones(3), atol=0.1)
+    # pixels: centred, the least seen component the smallest; patches in the order of tokens
+    pixels = goals.pixels(views.pictures)
+    assert pixels.flatten(0, 1).mean(0).abs().max() < 0.05
+    deviations = pixels.flatten(0, 1).std(0)
+    assert (deviations.diff() <= 0).float().mean() > 0.9
+    assert pixels.flatten(0, 1).var(0).mean() == pytest.approx(float(goals.pixel_variance), rel=0.1)
+    patch = views.pictures[:, :, 4:8, 8:12].float().flatten(1) / 255
+    row = views.pictures.shape[-1] // 4 + 2
+    wanted = (patch - goals.pixel_mean) @ goals.pixel_axes
+    assert torch.allclose(pixels[:, row], wanted, atol=1e-4)
     # each patch has the number of the cell that it lies in
     cell = deep[:, :, 0].unflatten(1, (8, 8))
     assert torch.equal(cell[:, ::2, ::2], cell[:, 1::2, 1::2])
@@ -77,7 +87,9 @@ def test_what_a_teacher_sees_reaches_the_vision_tower(vd, samples, views, tmp_pa
     plain = ClipStage(spec, words, samples, samples, tmp_path, recipe)
     check(taught)
     assert taught.identity() != plain.identity()
-    assert {"taught", "taught_patches", "from_views"} <= set(taught.loss(0, generator(0, 0))[1])
+    assert {"taught", "taught_patches", "pixels", "from_views"} <= set(
+        taught.loss(0, generator(0, 0))[1]
+    )
     assert taught.loss(5, generator(0, 5))[0].isfinite()  # all patches
 
 

@@ -132,6 +132,15 @@ def test_the_layout_depends_on_the_seed_alone_not_on_style_or_color():
     assert len(boxes) == 1
 
 
+def test_other_tones_change_nothing_else():
+    scene = Scene("white", "striped", (Thing("large", "red", "square"),))
+    tones = ((1, 2, 3), (200, 201, 202))
+    own, other = (np.asarray(render(scene, 0, t)) for t in (None, [tones]))
+    changed = (own != other).any(2)
+    assert np.array_equal(changed, (own != 255).any(2))
+    assert {tuple(c) for c in tones} <= {tuple(map(int, c)) for c in other[changed]}
+
+
 @pytest.mark.parametrize("background", BACKGROUNDS)
 @pytest.mark.parametrize("color", COLORS)
 @pytest.mark.parametrize("size", ["small", "large"])

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from data.scenes.captions import parse, read_attributes
-from data.scenes.draw import layout
+from data.scenes.draw import APART, BACKGROUND_RGB, COLOR_RGB, layout, unnamed
 from data.scenes.samples import (
+    STRANGE,
     SceneSamples,
     local_targets,
     near_copy,
@@ -55,14 +56,35 @@ def test_pictures_are_the_renders(scenes):
 
 def test_a_batch_to_be_told_apart_is_half_near_copies(scenes):
     batch = scenes.contrast(6, np.random.default_rng(0), patch=8)
-    assert batch.pictures.shape == (6, 3, 64, 64)
+    more = round(STRANGE * 6)
+    assert (
+        batch.pictures.shape == (6 + more, 3, 64, 64) and len(batch.texts) == len(batch.said) == 6
+    )
     known = {tuple(row.tolist()) for row in scenes.labels(range(8))}
     originals = [tuple(row.tolist()) for row in batch.seen[:3]]
     assert set(originals) <= known
-    for a, b in zip(batch.seen[:3], batch.seen[3:], strict=True):
+    for a, b in zip(batch.seen[:3], batch.seen[3:6], strict=True):
         assert (a != b).any()
         assert a[list(VALUES).index("count")] == b[list(VALUES).index("count")]
-    assert all(rows.shape == (6, 64) for rows in batch.patches)
+    assert all(rows.shape == (6 + more, 64) for rows in batch.patches)
+
+
+def test_behind_a_batch_come_things_in_colors_without_a_name(scenes):
+    batch = scenes.contrast(8, np.random.default_rng(1), patch=8)
+    seen = batch.seen[8:]
+    names, shown = list(VALUES), dict(zip(scenes.local, batch.patches, strict=True))
+    assert (seen[:, [names.index("color1"), names.index("color2")]] == -1).all()
+    assert (seen[:, [names.index("shape1"), names.index("background")]] >= 0).all()
+    assert (shown["color"][8:] == -1).all() and (shown["shape"][8:] >= 0).any()
+
+
+def test_colors_without_a_name_are_far_from_those_with_one():
+    rng = np.random.default_rng(0)
+    for background, ground in BACKGROUND_RGB.items():
+        deep, light = unnamed(background, rng)
+        assert min(np.linalg.norm(np.subtract(deep, d)) for d, _ in COLOR_RGB.values()) > APART
+        assert np.abs(np.subtract(deep, ground)).max() > 2 * APART
+        assert all(d <= tone <= 255 for d, tone in zip(deep, light, strict=True))
 
 
 def test_the_pool_is_rendered_once_and_again_if_the_drawing_changes(tmp_path, monkeypatch):
