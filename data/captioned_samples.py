@@ -11,7 +11,9 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import astuple, dataclass, replace
@@ -175,14 +177,11 @@ class CaptionedSamples:
         self.skipped = list(folder.skipped)
         entries = enumerate(folder.entries)
         rows = dict(_cleaned(entries, self.skipped) if clean else entries)
-        if kept is None:
-            self._while = TemporaryDirectory(prefix="pictures-", ignore_cleanup_errors=True)
-            kept = Path(self._while.name)
-        path = kept / f"pictures-{self._name(rows)}.json"
+        self._while = None if kept else TemporaryDirectory(ignore_cleanup_errors=True)
+        path = (kept or Path(self._while.name)) / f"pictures-{self._name(rows)}.json"
         with alone(path):
-            if not self._read(path, rows):
-                bar = tqdm(rows.items(), "pictures", disable=not progress, unit="picture")
-                self._open(bar, path)
+            if not self._read(path, rows, again=True):
+                self._open(tqdm(rows.items(), "pictures", disable=not progress), path)
                 self._read(path, rows)
         self._part, self._opened_for = {}, jitter
         self._places = np.arange(len(self))
@@ -213,10 +212,12 @@ class CaptionedSamples:
             digest.update(repr((row, replace(entry, path=states.get(entry.path)))).encode())
         return digest.hexdigest()[:16]
 
-    def _read(self, path: Path, rows: Mapping[int, Entry]) -> bool:
-        """Take up what was kept of the pictures; whether it was there, and whole."""
+    def _read(self, path: Path, rows: Mapping[int, Entry], again: bool = False) -> bool:
+        """Take up what was kept; whether it was there, and whole (`again`: if it finds room)."""
         try:
             about = read_json(path)
+            if again and shutil.disk_usage(path.parent).free > about.get("lacked", math.inf):
+                return False
             self.entries = [rows[row] for row in about["rows"]]
             skipped = [Skipped(*item) for item in about["skipped"]]
             self._shapes = np.array(about["shapes"], np.int64).reshape(-1, 3)
@@ -227,13 +228,13 @@ class CaptionedSamples:
         self.skipped += skipped if whole else []
         return bool(whole)
 
-    def _open(self, entries: Iterable[tuple[int, Entry]], path: Path) -> None:
+    def _open(self, entries: tqdm, path: Path) -> None:
         """Open all pictures, keep them beside a file that says which are good, and why others not.
 
-        Pixels are kept one picture after the other.
+        Pixels are kept one picture after the other; what lacked room is about how many bytes.
         """
         digest, skipped, rows, shapes, room = hashlib.sha256(), [], [], [], KEPT
-        limits = self.filters["min_side"], self.filters["max_watermark"]
+        limits, lacked = (self.filters["min_side"], self.filters["max_watermark"]), {}
         with replacing() as temporary:
             with temporary(path.with_suffix(".bin")).open("wb", buffering=0) as file:
                 for picture in opened(entries, skipped, *limits):
@@ -245,8 +246,9 @@ class CaptionedSamples:
                         shapes.append(pixels.shape)
                         if not _write(file, pixels):
                             log.warning(_FULL, path.parent)
+                            lacked = {"lacked": min(KEPT, pixels.nbytes * len(entries))}
                             room, shapes = file.truncate(0), []
-            about = {"digest": digest.hexdigest()[:16], "rows": rows, "shapes": shapes}
+            about = {"digest": digest.hexdigest()[:16], "rows": rows, "shapes": shapes, **lacked}
             about["skipped"] = [astuple(item) for item in skipped]
             temporary(path).write_text(json.dumps(about), encoding="utf-8")
 

@@ -4,6 +4,7 @@ import errno
 import io
 import itertools
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -255,6 +256,20 @@ def test_a_full_disk_keeps_no_pictures(folder, monkeypatch, caplog):
     assert len(calls) == 3 and len(opened._ends) == 0 and "No space is left" in caplog.text
     assert torch.equal(opened.pictures(range(5), stream()), kept.pictures(range(5), stream()))
     assert opened.identity() == kept.identity() and opened.skipped == kept.skipped
+
+
+def test_pictures_are_kept_once_a_full_disk_has_room(folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(captioned_samples, "_write", lambda file, pixels: False)
+        first = CaptionedSamples(folder, 16, kept=tmp_path)
+    usage, free = shutil.disk_usage(tmp_path), 5 * 16 * 16 * 3 - 1
+    with monkeypatch.context() as patch:  # still too little: not tried in vain
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+        patch.setattr(CaptionedSamples, "_open", lambda *args: pytest.fail("opened again"))
+        assert len(CaptionedSamples(folder, 16, kept=tmp_path)._ends) == 0
+    again = CaptionedSamples(folder, 16, kept=tmp_path)
+    assert len(again._ends) == 5 and again.skipped == first.skipped
+    assert torch.equal(again.pictures(range(5), stream()), first.pictures(range(5), stream()))
 
 
 def test_a_disk_may_take_a_part_of_a_picture():
