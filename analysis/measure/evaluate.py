@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
-from analysis.measure.protocol import ACTS_ON, SUITES, Settings, words
+from analysis.measure.protocol import SUITES, Settings, words
 from lib.config import FLOWS
 
 OUT = Path("output")
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     with processes.group():
         try:
             settings = kind.accepted(settings)
-            _check_settings(args, settings)
+            _check_settings(args, settings, kind.acts_on)
             read = kind.read(args, settings)
             if args.judge is not None and "judge" not in read:
                 raise ValueError("Nothing is measured that a judge would read: leave out --judge.")
@@ -101,12 +102,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_settings(args: argparse.Namespace, settings: Settings) -> None:
+def _check_settings(
+    args: argparse.Namespace, settings: Settings, acts_on: Mapping[str, Sequence[str]]
+) -> None:
     """ValueError if a setting was given that nothing of what is measured would look at."""
     measured = {*(FLOWS if settings.suite == "applications" else settings.flows)}
     unused = [
         f"--{name.replace('_', '-')} (of {' and '.join(parts)})"
-        for name, parts in ACTS_ON.items()
+        for name, parts in acts_on.items()
         if not measured & {*parts}
     ]
     if not settings.sweep_steps:

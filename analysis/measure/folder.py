@@ -47,7 +47,7 @@ from analysis.measure.numbers import (
     samples_differ,
     share_of,
 )
-from analysis.measure.protocol import Settings
+from analysis.measure.protocol import ACTS_ON, Settings
 from analysis.measure.rows import Row, Rows, Task
 from analysis.measure.suite import Suite
 from analysis.metrics.distances import paired_cosine
@@ -84,6 +84,7 @@ class Folder(Suite):
     """
 
     parts = FLOWS
+    acts_on = ACTS_ON | {"scale_text": ("t2i", "t2t")}  # nothing is mixed here
 
     def __init__(self, *args: Any, data: Chosen, name: str = "", **more: Any) -> None:
         super().__init__(*args, **more)

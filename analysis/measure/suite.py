@@ -43,7 +43,7 @@ from analysis.folders.caption import caption
 from analysis.folders.encoders import own_clip
 from analysis.measure import processes, report, sweeps
 from analysis.measure.numbers import Section
-from analysis.measure.protocol import PARTS, Settings, identity, run_name
+from analysis.measure.protocol import ACTS_ON, PARTS, Settings, identity, run_name
 from analysis.measure.rows import Row, Rows, Task, pack, run
 from analysis.metrics.feature_models import FeatureModel
 from data.folders import LIST_BYTES, read_file
@@ -73,6 +73,7 @@ class Suite(ABC):
 
     Attributes:
         parts: of `protocol.PARTS`, those that it measures.
+        acts_on: setting -> those of them that look at it.
         about: what the report's protocol says of its inputs.
         main: flow -> name of its task, for runs of sweeps that it makes anyhow.
         card: what it says in a model card, for the suite that a model was made for.
@@ -90,6 +91,7 @@ class Suite(ABC):
     """
 
     parts: tuple[str, ...] = PARTS
+    acts_on: Mapping[str, Sequence[str]] = ACTS_ON
     about: Mapping[str, Any] = {}
     main: Mapping[str, str] = {flow: flow for flow in FLOWS}
     card: Card | None = None

@@ -357,6 +357,7 @@ def test_numbers_have_an_upper_end(words, message, tmp_path, capsys):
         ("--sweep-n 9", "takes --sweep-n (of --sweep-scale, --sweep-steps and --sweep-fidelity)"),
         ("--suite applications --search-n 9", "takes --search-n (of search): leave that out."),
         ("--suite folder --data /x --caption-n 9", "takes --caption-n (of caption): leave"),
+        ("--suite folder --data /x --flows i2i --scale-text 9", "takes --scale-text (of t2i and"),
         ("--suite applications --applications describe --judge /x", "leave out --judge"),
         ("--flows i2t,caption --judge /x", "leave out --judge"),
         ("--suite emoji --flows i2t --judge /x", "leave out --judge"),
