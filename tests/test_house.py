@@ -36,7 +36,7 @@ LIMITS = {
     "analysis": (77, 15_550),
     "lib": (37, 7_500),
     "data": (27, 5_110),
-    "training": (28, 4_220),
+    "training": (28, 4_260),
 }
 """Room -> Python files and lines that it has at most; to be lowered whenever it shrinks."""
 OURS = ("lib", "data", "training", "analysis")

@@ -6,7 +6,51 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from lib.ops import attention
+
+
+class Reader(nn.Module):
+    """One learned query per attribute, one cross-attention into the context tokens.
+
+    Args:
+        width: of the tokens.
+        choices: how many values each attribute has.
+    """
+
+    def __init__(
+        self, width: int, choices: Sequence[int], hidden: int = 256, heads: int = 4
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        # context tokens have length about 1, so their entries are small: bring them to unit scale
+        self.norm = nn.LayerNorm(width)
+        self.queries = nn.Parameter(torch.randn(len(choices), hidden))
+        self.keys = nn.Linear(width, hidden)
+        self.values = nn.Linear(width, hidden)
+        self.answers = nn.ModuleList([nn.Linear(hidden, n) for n in choices])
+
+    def forward(self, tokens: Tensor) -> list[Tensor]:
+        """(B, N, D) context tokens -> logits, one (B, choices) per attribute."""
+        queries = self.queries.expand(len(tokens), -1, -1)
+        tokens = self.norm(tokens)
+        read = attention(queries, self.keys(tokens), self.values(tokens), self.heads)
+        return [answer(F.gelu(read[:, i])) for i, answer in enumerate(self.answers)]
+
+
+class LocalReader(nn.Module):
+    """A linear map from the token of a patch to the attributes of what it shows."""
+
+    def __init__(self, width: int, choices: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = list(choices)
+        self.norm = nn.LayerNorm(width)
+        self.answer = nn.Linear(width, sum(self.sizes))
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """(B, N, D) -> logits (B, N, choices), one an attribute."""
+        return self.answer(self.norm(tokens)).split(self.sizes, dim=-1)
 
 
 def read_loss(logits: Sequence[Tensor], wanted: Tensor) -> Tensor:

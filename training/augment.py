@@ -45,6 +45,14 @@ def shaded(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     return ((pictures - 0.5) * gain + 0.5 + shift).clamp(0, 1)
 
 
+def blurred(pictures: Tensor, rng: np.random.Generator, often: float) -> Tensor:
+    """Some of (B, 3, H, W) through half the size and back."""
+    half = nn.functional.interpolate(pictures, scale_factor=0.5, mode="area")
+    back = nn.functional.interpolate(half, pictures.shape[2:], mode="bilinear")
+    chosen = torch.from_numpy(rng.random(len(pictures)) < often)[:, None, None, None]
+    return torch.where(chosen, back, pictures)
+
+
 def recolored(pictures: Tensor, rng: np.random.Generator, often: float) -> tuple[Tensor, Tensor]:
     """The colour channels of some exchanged.
 

@@ -17,8 +17,8 @@ Objectives, summed:
   saw the same pictures (Hinton et al. 2015; Beyer et al. 2022): of the whole picture, and patch by
   patch of its inner layers. Another reader reads what is known of these pictures.
 - *Pixels*, with a teacher: a linear map of each token must say what its patch shows, `1 - R^2` of
-  its principal components. A network that recognises things has no use for most of a picture;
-  whoever draws the picture anew from its tokens has.
+  its principal components, and another where the patch is. A network that recognises things has
+  no use for most of that; whoever draws the picture anew from its tokens has.
 
 With a teacher, half of the patches are left out until the last quarter of the cooldown (as He et
 al. 2022 and Li et al. 2023 do): the tower has less to learn by heart, and a step takes half the
@@ -34,6 +34,7 @@ is saved, and whatever was trained on text contexts stays valid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,9 @@ from torch import Tensor, nn
 from data.samples import Batch, Samples, contrast
 from lib.clip import ClipText, ClipVision, preprocess_images
 from lib.config import ModelSpec
-from lib.ops import attention
 from lib.tokenizers import Tokenizers
-from training.attributes import mixed_loss, read_loss, right
-from training.augment import shaded, turned
+from training.attributes import LocalReader, Reader, mixed_loss, read_loss, right
+from training.augment import blurred, shaded, turned
 from training.export import export
 from training.stage import Recipe, Stage
 from training.teacher import Goals, Views
@@ -59,52 +59,10 @@ RECIPES = (
     Recipe(steps=1500, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.995),
 )
 TAUGHT = 2.0  # weight of the teacher's view of whole pictures; that of patches weighs 1
-PIXELS = 2.0  # weight of what patches show
+PIXELS = 2.0  # weight of what patches show; of where they are it is 1
 PER_SAMPLE = 2  # of the teacher's pictures go with each captioned one
 READING = 0.3  # weight of reading captioned pictures beside a teacher: few, learned by heart
 KEPT = 0.5  # of the patches, until the last quarter of the cooldown
-
-
-class Reader(nn.Module):
-    """One learned query per attribute, one cross-attention into the context tokens.
-
-    Args:
-        width: of the tokens.
-        choices: how many values each attribute has.
-    """
-
-    def __init__(
-        self, width: int, choices: Sequence[int], hidden: int = 256, heads: int = 4
-    ) -> None:
-        super().__init__()
-        self.heads = heads
-        # context tokens have length about 1, so their entries are small: bring them to unit scale
-        self.norm = nn.LayerNorm(width)
-        self.queries = nn.Parameter(torch.randn(len(choices), hidden))
-        self.keys = nn.Linear(width, hidden)
-        self.values = nn.Linear(width, hidden)
-        self.answers = nn.ModuleList([nn.Linear(hidden, n) for n in choices])
-
-    def forward(self, tokens: Tensor) -> list[Tensor]:
-        """(B, N, D) context tokens -> logits, one (B, choices) per attribute."""
-        queries = self.queries.expand(len(tokens), -1, -1)
-        tokens = self.norm(tokens)
-        read = attention(queries, self.keys(tokens), self.values(tokens), self.heads)
-        return [answer(F.gelu(read[:, i])) for i, answer in enumerate(self.answers)]
-
-
-class LocalReader(nn.Module):
-    """A linear map from the token of a patch to the attributes of what it shows."""
-
-    def __init__(self, width: int, choices: Sequence[int]) -> None:
-        super().__init__()
-        self.sizes = list(choices)
-        self.norm = nn.LayerNorm(width)
-        self.answer = nn.Linear(width, sum(self.sizes))
-
-    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
-        """(B, N, D) -> logits (B, N, choices), one an attribute."""
-        return self.answer(self.norm(tokens)).split(self.sizes, dim=-1)
 
 
 class Student(nn.Module):
@@ -183,6 +141,9 @@ class ClipStage(Stage):
         if views is not None:
             self.goals = Goals(views, spec.clip.vision.patch_size)
             modules["student"] = Student(width, self.goals)
+            vision = spec.clip.vision
+            grid = (vision.image_size // vision.patch_size) ** 2
+            modules["places"] = LocalReader(width, [grid])
             if known:
                 modules["view_reader"] = Reader(width, known)
         self.modules = nn.ModuleDict(modules)
@@ -201,6 +162,7 @@ class ClipStage(Stage):
         """Contrast within the batch, and attributes read from both kinds of tokens."""
         batch = contrast(self.pool, self.recipe.batch, rng, self.spec.clip.vision.patch_size)
         self.seen = batch.indices
+        self._spoil(batch, rng)
         if self.views is None:
             image_tokens, taught = self._image(batch.pictures)[0], {}
         else:
@@ -241,6 +203,18 @@ class ClipStage(Stage):
         losses |= taught
         return torch.stack(list(losses.values())).sum(), {k: v.item() for k, v in losses.items()}
 
+    def _spoil(self, batch: Batch, rng: np.random.Generator) -> None:
+        """Turn, scale, shade and blur half of the pictures without captions, in place.
+
+        What they show of patches is not known any more.
+        """
+        few = np.arange(len(batch.texts), len(batch.pictures), 2)
+        if len(few):
+            spoilt = shaded(turned(batch.pictures[few], rng, 20, (0.8, 1.15)), rng)
+            batch.pictures[few] = blurred(spoilt, rng, 0.3)
+            for shown in batch.patches or ():
+                shown[few] = -1
+
     def _taught(
         self, step: int, batch: Batch, rng: np.random.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -270,12 +244,19 @@ class ClipStage(Stage):
             "taught": TAUGHT * _apart(answers[0], goal),
             "taught_patches": torch.stack(patches).mean(),
             "pixels": PIXELS * missed,
+            "places": self._misplaced(tokens[:, 1:], places),
         }
         if "view_reader" in self.modules:
             labels, share = self.views.labels[rows].long(), self.views.share[rows]
             read = self.modules["view_reader"](tokens)
             losses["from_views"] = mixed_loss(read, labels.to(self.device), share.to(self.device))
         return own, losses
+
+    def _misplaced(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """How badly (B, N, D) tokens tell which of the patches, (B, N), they are; chance is 1."""
+        (told,) = self.modules["places"](tokens)
+        wanted = places.to(self.device).flatten()
+        return F.cross_entropy(told.flatten(0, 1).float(), wanted) / math.log(told.shape[2])
 
     def _seen_in_part(self, pictures: Tensor, places: Tensor) -> Tensor:
         """(B, 1 + kept, D) context tokens of pictures of which only (B, kept) patches are seen."""

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from data.samples import Batch
 from lib.files import write_atomic
 from tests.training.tiny_stages import RECIPE, check, drawing_samples, worldly
 from training import teacher as module
 from training.attributes import mixed_loss, read_loss
-from training.augment import mixed, recolored, turned
+from training.augment import blurred, mixed, recolored, turned
 from training.clip import ClipStage
 from training.stage import generator
 from training.teacher import Goals, Views, views_of
@@ -87,10 +88,21 @@ def test_what_a_teacher_sees_reaches_the_vision_tower(vd, samples, views, tmp_pa
     plain = ClipStage(spec, words, samples, samples, tmp_path, recipe)
     check(taught)
     assert taught.identity() != plain.identity()
-    assert {"taught", "taught_patches", "pixels", "from_views"} <= set(
+    assert {"taught", "taught_patches", "pixels", "places", "from_views"} <= set(
         taught.loss(0, generator(0, 0))[1]
     )
     assert taught.loss(5, generator(0, 5))[0].isfinite()  # all patches
+
+
+def test_tokens_that_tell_where_they_are_lose_nothing(vd, samples, views, tmp_path):
+    stage = ClipStage(*worldly(vd, samples, tmp_path), samples, samples, tmp_path, RECIPE, views)
+    n = stage._image(samples.pictures(range(2), np.random.default_rng(0)))[0].shape[1] - 1
+    places = torch.stack([torch.randperm(n)[: n // 2] for _ in range(2)])
+    tokens = torch.zeros(2, n // 2, stage.spec.clip.projection)
+    stage.modules["places"].answer.bias.data.zero_()
+    assert stage._misplaced(tokens, places).item() == pytest.approx(1.0, abs=1e-5)
+    stage.modules["places"] = lambda tokens: (30.0 * torch.nn.functional.one_hot(places, n),)
+    assert stage._misplaced(tokens, places).item() < 1e-6
 
 
 def test_without_leaving_out_the_tokens_are_the_towers_own(vd, samples, views, tmp_path):
@@ -101,6 +113,18 @@ def test_without_leaving_out_the_tokens_are_the_towers_own(vd, samples, views, t
     assert torch.allclose(stage._seen_in_part(pictures, torch.arange(n).repeat(3, 1)), whole)
     part = stage._seen_in_part(pictures, torch.arange(0, n, 2).repeat(3, 1))
     assert part.shape[1] == 1 + (n + 1) // 2
+
+
+def test_pictures_without_captions_are_spoilt_and_read_still(vd, samples, views, tmp_path):
+    stage = ClipStage(*worldly(vd, samples, tmp_path), samples, samples, tmp_path, RECIPE)
+    pictures = samples.pictures(range(4), np.random.default_rng(0))
+    pictures = torch.cat([pictures, pictures])
+    shown = [torch.ones(8, 16, dtype=torch.int64)]
+    batch = Batch(None, pictures.clone(), ["a"] * 4, torch.ones(8, 3), torch.ones(4, 3), shown)
+    stage._spoil(batch, np.random.default_rng(0))
+    changed = (batch.pictures != pictures).flatten(1).any(1)
+    assert changed.tolist() == [False] * 4 + [True, False] * 2
+    assert torch.equal(shown[0][:, 0] == -1, changed)
 
 
 def test_losses_of_two_pictures_in_one_are_shared():
@@ -125,6 +149,15 @@ def test_pictures_are_changed_as_told():
     other, changed = recolored(pictures, rng, 0.5)
     assert 0 < changed.sum() < 64 and torch.equal(other[~changed], pictures[~changed])
     assert torch.equal(other.sort(1).values, pictures.sort(1).values)
+    soft = blurred(pictures, rng, 0.5)
+    touched = (soft != pictures).flatten(1).any(1)
+    assert 0 < touched.sum() < 64
+    assert (soft.std((2, 3)) < pictures.std((2, 3)))[touched].all()
+    assert torch.allclose(
+        blurred(pictures.mean((2, 3), True).expand_as(pictures), rng, 1.0).std((2, 3)).max(),
+        torch.zeros(()),
+        atol=1e-6,
+    )
     black, white = torch.zeros(64, 3, 8, 8), torch.ones(64, 3, 8, 8)
     mean, share = mixed(white, black, rng, 0.5)
     assert torch.allclose(mean.mean((1, 2, 3)), share)
