@@ -135,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     rate = partial(_real, low=1e-12, high=1)
     add("--lr", type=rate, help="peak learning rate instead of the recipe's")
     add("--optimizer", choices=("adamw", "muon"), help="instead of the recipe's")
+    what = "of all chance (default 0): the same one shows the same samples and noise again"
+    add("--seed", type=partial(_positive, least=0), help=what)
     add("--flows", nargs="+", choices=FLOWS, help="train these only")
     add("--freeze", nargs="+", choices=GROUPS, help="parts of the diffuser that stay as they are")
     what, rank = "train adapters of that rank, not weights", partial(_positive, most=4096)
@@ -165,11 +167,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str, most: int = 10**9) -> int:
+def _positive(text: str, most: int = 10**9, least: int = 1) -> int:
     try:
-        return whole_number("it", int(text), 1, most)
+        return whole_number("it", int(text), least, most)
     except ValueError:
-        what = f"{text[:40]!r}: give a whole number from 1 to {most}"
+        what = f"{text[:40]!r}: give a whole number from {least} to {most}"
         raise argparse.ArgumentTypeError(what) from None
 
 

@@ -124,7 +124,7 @@ def chosen(args: argparse.Namespace, stage: str) -> Preset:
         )
     given = {
         key: getattr(args, key)
-        for key in ("steps", "batch", "lr", "accumulate", "optimizer")
+        for key in ("steps", "batch", "lr", "accumulate", "optimizer", "seed")
         if getattr(args, key) is not None
     }
     if getattr(args, "shard", False) and "optimizer" not in given:

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from training.__main__ import OF_DATA, OF_STAGES, _parser, main
+from training.recipes import chosen
 
 
 def test_flows_before_their_encoders_are_one_sentence(tmp_path, capsys, monkeypatch):
@@ -16,6 +17,13 @@ def test_flows_before_their_encoders_are_one_sentence(tmp_path, capsys, monkeypa
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert str(out) in error
+
+
+def test_another_seed_is_another_run_of_the_recipe():
+    args = _parser().parse_args(["flows", "--seed", "3"])
+    assert chosen(args, "flows").recipes["flows"][0].seed == 3
+    args = _parser().parse_args(["flows"])
+    assert chosen(args, "flows").recipes["flows"][0].seed == 0
 
 
 @pytest.mark.parametrize(
@@ -29,6 +37,7 @@ def test_flows_before_their_encoders_are_one_sentence(tmp_path, capsys, monkeypa
         (["flows", "--batch", "1000000000000"], "give a whole number from 1 to 100000"),
         (["clip", "--max-file", "0"], "'0': give a whole number from 1 to 1000000"),
         (["flows", "--lora", "100000"], "give a whole number from 1 to 4096"),
+        (["flows", "--seed", "-1"], "'-1': give a whole number from 0 to 1000000000"),
         (["flows", "--lr", "nan"], "'nan': give a number from 1e-12 to 1"),
         (["flows", "--min-snr", "-5"], "'-5': give a number from 0.001 to 1e+06"),
         (["flows", "--min-snr", "1e400"], "'1e400': give a number from"),
@@ -71,7 +80,7 @@ def test_the_exit_status_says_whose_fault_it_was(error, status, sentence, capsys
 
 EVERYWHERE = {
     *("stage", "data", "init", "preset", "runs", "dry_run", "steps", "batch", "accumulate", "lr"),
-    *("optimizer", "track", "threads", "device"),
+    *("seed", "optimizer", "track", "threads", "device"),
 }
 
 

@@ -220,7 +220,9 @@ def test_only_pictures_that_flows_lack_are_encoded_besides(data, flow, encoded, 
     monkeypatch.setattr(stages, "build", build)
     monkeypatch.setattr(stages.flows, "FlowsStage", lambda *args: args[-1])
     opened = replace(open_data(data, "runs"), samples=lambda s: (f"{s} train", f"{s} held out"))
-    given = dict.fromkeys(("steps", "batch", "lr", "accumulate", "optimizer", "freeze", "min_snr"))
+    given = dict.fromkeys(
+        ("steps", "batch", "lr", "accumulate", "optimizer", "seed", "freeze", "min_snr")
+    )
     given |= dict.fromkeys(("init", "anchor", "exchanged", "lora"))
     args = Namespace(data=data, preset="small", flows=flow, runs=Path("x"), device="cpu", **given)
     pictures = stages._flows("x", opened, args, RECIPE, chosen(args, "flows"), Path("x"))

@@ -2,9 +2,9 @@
 
 `tests/fixtures/modes_before.safetensors` was written by the code as it was then, on vd-mini with 4
 steps: latents of every mode, texts, seeds, and what was slid; pictures of the colour match in 8
-bit. It is never written again: where a change of results is wanted, its case goes. Once the weights
-changed: cases in which vd-mini writes texts were written by later code, with which the old weights
-still gave the old ones.
+bit. It is never written again: where a change of results is wanted, its case goes. Twice the
+weights changed: cases in which vd-mini writes texts or looks at pictures were written by later
+code, with which the old weights still gave the old ones.
 """
 
 import json
