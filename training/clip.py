@@ -139,9 +139,9 @@ class ClipStage(Stage):
             modules["local_reader"] = LocalReader(width, [len(v) for v in local.values()])
         self.views = views
         if views is not None:
-            self.goals = Goals(views, spec.clip.vision.patch_size)
-            modules["student"] = Student(width, self.goals)
             vision = spec.clip.vision
+            self.goals = Goals(views, vision.patch_size, vision.image_size)
+            modules["student"] = Student(width, self.goals)
             grid = (vision.image_size // vision.patch_size) ** 2
             modules["places"] = LocalReader(width, [grid])
             if known:

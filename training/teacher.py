@@ -116,16 +116,18 @@ class Goals(nn.Module):
 
     Args:
         views: their means and deviations count.
-        patch: pixels a side of the student's patches.
+        patch, side: pixels a side of the student's patches, and of what it sees.
         kept: principal components of `whole`, each divided by the root of its deviation: few of
             them hold most of the variance and little of what tells things apart, the last are
             noise.
         shown: the same of pixels: the last are hardly seen.
     """
 
-    def __init__(self, views: Views, patch: int, kept: int = 256, shown: int = 64) -> None:
+    def __init__(
+        self, views: Views, patch: int, side: int, kept: int = 256, shown: int = 64
+    ) -> None:
         super().__init__()
-        self.patch = patch
+        self.patch, self.side = patch, side
         some = torch.arange(0, len(views), max(1, len(views) // 8000))
         mean, axes = _principal(views.whole[some].float(), kept)
         self.register_buffer("mean", mean)
@@ -163,7 +165,10 @@ class Goals(nn.Module):
         return (self._patches(pictures) - self.pixel_mean) @ self.pixel_axes
 
     def _patches(self, pictures: Tensor) -> Tensor:
-        return F.unfold(pictures.float() / 255, self.patch, stride=self.patch).transpose(1, 2)
+        pixels = pictures.float() / 255
+        if pixels.shape[-2:] != (self.side, self.side):
+            pixels = F.interpolate(pixels, (self.side, self.side), mode="bilinear", antialias=True)
+        return F.unfold(pixels, self.patch, stride=self.patch).transpose(1, 2)
 
 
 def _principal(rows: Tensor, kept: int) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,7 @@ def test_the_teacher_saw_what_is_kept_and_is_asked_once(views, samples, tmp_path
 
 
 def test_goals_are_centred_and_of_one_scale(views):
-    goals = Goals(views, 4, kept=2)
+    goals = Goals(views, 4, views.pictures.shape[-1], kept=2)
     whole, (middle, deep) = goals(views, torch.arange(100), grid=8)
     assert whole.shape == (100, 2) and middle.shape == (100, 64, 3) and deep.shape == (100, 64, 1)
     assert torch.allclose(whole.mean(0), torch.zeros(2), atol=0.05)
@@ -75,6 +75,8 @@ def test_goals_are_centred_and_of_one_scale(views):
     row = views.pictures.shape[-1] // 4 + 2
     wanted = (patch - goals.pixel_mean) @ goals.pixel_axes
     assert torch.allclose(pixels[:, row], wanted, atol=1e-4)
+    half = views.pictures.shape[-1] // 2  # a student that sees smaller pictures has fewer patches
+    assert Goals(views, 4, half).pixels(views.pictures[:3]).shape[1] == (half // 4) ** 2
     # each patch has the number of the cell that it lies in
     cell = deep[:, :, 0].unflatten(1, (8, 8))
     assert torch.equal(cell[:, ::2, ::2], cell[:, 1::2, 1::2])
