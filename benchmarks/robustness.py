@@ -3,7 +3,8 @@
     python -m benchmarks.robustness --model vd-mini --n 200
 
 Image-to-text of renders of a split, each changed in one way; in how many the text tells exactly the
-scene. Captions of that world say nothing of any of these changes.
+scene. Captions say nothing of these changes, but for size: at 0.7 a large thing is as large as a
+small one, so there no model can be right.
 """
 
 from __future__ import annotations

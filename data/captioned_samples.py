@@ -229,10 +229,7 @@ class CaptionedSamples:
         return bool(whole)
 
     def _open(self, entries: tqdm, path: Path) -> None:
-        """Open all pictures, keep them beside a file that says which are good, and why others not.
-
-        Pixels are kept one picture after the other; what lacked room is about how many bytes.
-        """
+        """Open all pictures, keep them beside a file that says which are good; why others not."""
         digest, skipped, rows, shapes, room = hashlib.sha256(), [], [], [], KEPT
         limits, lacked = (self.filters["min_side"], self.filters["max_watermark"]), {}
         with replacing() as temporary:
@@ -246,7 +243,9 @@ class CaptionedSamples:
                         shapes.append(pixels.shape)
                         if not _write(file, pixels):
                             log.warning(_FULL, path.parent)
-                            lacked = {"lacked": min(KEPT, pixels.nbytes * len(entries))}
+                            needed = min(KEPT, pixels.nbytes * len(entries))
+                            free = shutil.disk_usage(path.parent).free  # a quota leaves some
+                            lacked = {"lacked": max(needed, free + free // 10)}
                             room, shapes = file.truncate(0), []
             about = {"digest": digest.hexdigest()[:16], "rows": rows, "shapes": shapes, **lacked}
             about["skipped"] = [astuple(item) for item in skipped]

@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     rate = partial(_real, low=1e-12, high=1)
     add("--lr", type=rate, help="peak learning rate instead of the recipe's")
     add("--optimizer", choices=("adamw", "muon"), help="instead of the recipe's")
-    what = "of all chance (default 0): the same one shows the same samples and noise again"
+    what = "of fresh weights, order and noise (default 0); what is encoded once stays the same"
     add("--seed", type=partial(_positive, least=0), help=what)
     add("--flows", nargs="+", choices=FLOWS, help="train these only")
     add("--freeze", nargs="+", choices=GROUPS, help="parts of the diffuser that stay as they are")

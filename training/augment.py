@@ -107,7 +107,6 @@ class Varied:
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
-        self.words = ("",)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -24,6 +24,9 @@ With a teacher, half of the patches are left out until the last quarter of the c
 al. 2022 and Li et al. 2023 do): the tower has less to learn by heart, and a step takes half the
 time.
 
+Samples may bring pictures without captions along, which are only read; half of them are turned,
+scaled, shaded and blurred before.
+
 The readers are dropped afterwards. They are ours, not CLIP's: a model of this size has no 400
 million pairs to learn from.
 
@@ -68,7 +71,7 @@ KEPT = 0.5  # of the patches, until the last quarter of the cooldown
 class Student(nn.Module):
     """Linear maps to what a teacher sees: from the pooled and the mean token, and from patches.
 
-    The last numbers of a patch are its own pixels.
+    The last numbers of a patch are principal components of its own pixels.
     """
 
     def __init__(self, width: int, goals: Goals) -> None:
@@ -206,12 +209,14 @@ class ClipStage(Stage):
     def _spoil(self, batch: Batch, rng: np.random.Generator) -> None:
         """Turn, scale, shade and blur half of the pictures without captions, in place.
 
-        What they show of patches is not known any more.
+        How large things are, and what patches show, is not known of them any more.
         """
         few = np.arange(len(batch.texts), len(batch.pictures), 2)
         if len(few):
             spoilt = shaded(turned(batch.pictures[few], rng, 20, (0.8, 1.15)), rng)
             batch.pictures[few] = blurred(spoilt, rng, 0.3)
+            sizes = [k for k, name in enumerate(self.pool.attributes) if name.startswith("size")]
+            batch.seen[np.ix_(few, sizes)] = -1
             for shown in batch.patches or ():
                 shown[few] = -1
 

@@ -36,7 +36,7 @@ class Recipe:
         clip: gradients are scaled down to this global norm.
         ema: decay of the exponential moving average of the weights (0 = none). It warms up as
             `min(ema, (1 + step) / (10 + step))`, so that the start is forgotten.
-        seed: everything random follows from it.
+        seed: fresh weights, order, and noise follow from it.
         save_every: seconds between checkpoints.
         log_every: steps between log lines.
     """

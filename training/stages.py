@@ -68,6 +68,8 @@ def run(name: str, args: argparse.Namespace) -> dict[str, float]:
         return _run(name, args, data, preset, recipes[-1], args.runs, args.init)
     measured: dict[str, float] = {}
     for k, recipe in enumerate(recipes):
+        # what goes on from a run is not shown that run's samples and noise once more
+        recipe = replace(recipe, seed=recipe.seed + k)
         folder = args.runs / f"run-{k + 1}" if k else args.runs
         warm = args.out if k else None
         measured = _run(name, args, data, preset, recipe, folder, warm)

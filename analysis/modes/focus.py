@@ -53,7 +53,7 @@ RELEASED = Bands()
 """The released code's."""
 BANDS = {
     "vd-mini": Bands(content=1, style=1, rank=5, alone=1),
-    "vd-emoji": Bands(content=1, style=3, rank=20, alone=3),
+    "vd-emoji": Bands(content=1, style=3, rank=20, alone=RELEASED.alone),
 }
 """Model -> its own, where those were measured (`training/EXPERIMENTS.md`)."""
 

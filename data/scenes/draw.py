@@ -54,6 +54,7 @@ DOT_JITTER = 1.0
 PLAIN_EDGE = 0.8
 CIRCLE_CORNERS = 96
 APART = 45  # distance in RGB from which a colour is another one
+SHOWN = 24  # of 255 from the background: what belongs to a thing
 LIGHTER = 0.6  # of the way to white: the tone of a colour without a name
 
 
@@ -188,13 +189,17 @@ Tones = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
 def unnamed(background: str, rng: np.random.Generator) -> Tones:
-    """A colour without a name here, far from those with one and from a background; and its tone."""
+    """A colour without a name here, and its lighter tone: far from the background, both.
+
+    The colour itself is also far from the deep tones of those that have a name.
+    """
     known = np.array([deep for deep, _ in COLOR_RGB.values()])
+    ground = np.array(BACKGROUND_RGB[background])
     while True:
         deep = rng.integers(256, size=3)
-        apart = np.linalg.norm(known - deep, axis=1).min()
-        if apart > APART and np.abs(deep - BACKGROUND_RGB[background]).max() > 2 * APART:
-            light = np.round(deep + LIGHTER * (255 - deep)).astype(int)
+        light = np.round(deep + LIGHTER * (255 - deep)).astype(int)
+        seen = np.abs(deep - ground).max() > 2 * APART and np.abs(light - ground).max() > SHOWN
+        if seen and np.linalg.norm(known - deep, axis=1).min() > APART:
             return tuple(map(int, deep)), tuple(map(int, light))
 
 

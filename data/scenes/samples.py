@@ -24,7 +24,7 @@ from tqdm import tqdm
 from data.arrays import kept_array, write_array
 from data.samples import Batch
 from data.scenes.captions import CaptionError, read_attributes, write
-from data.scenes.draw import BACKGROUND_RGB, layout, render, unnamed
+from data.scenes.draw import BACKGROUND_RGB, SHOWN, layout, render, unnamed
 from data.scenes.exchange import exchange
 from data.scenes.world import (
     ATTRIBUTE_VALUES,
@@ -132,18 +132,18 @@ class SceneSamples:
         near = [near_copy(scene, rng) for scene in originals]
         seeds = [int(seed) for seed in rng.integers(2**31, size=half)]
         drawn = [np.asarray(render(scene, seed)) for scene, seed in zip(near, seeds, strict=True)]
-        images = np.concatenate([self.images[indices, which], np.stack(drawn)])
         texts = self.captions(indices, rng) + [write(scene, rng) for scene in near]
         layouts = [
             layout(scene, render_generator(self.seed, i, k))
             for scene, i, k in zip(originals, indices, which, strict=True)
         ] + [layout(scene, seed) for scene, seed in zip(near, seeds, strict=True)]
         strange = [self.scenes[i] for i in rng.integers(len(self), size=round(STRANGE * size))]
-        for scene in strange:
-            seed, background = int(rng.integers(2**31)), scene.background
-            tones = [unnamed(background, rng) for _ in scene.things]
-            images = np.concatenate([images, np.asarray(render(scene, seed, tones))[None]])
+        seeds = [int(seed) for seed in rng.integers(2**31, size=len(strange))]
+        for scene, seed in zip(strange, seeds, strict=True):
+            tones = [unnamed(scene.background, rng) for _ in scene.things]
+            drawn.append(np.asarray(render(scene, seed, tones)))
             layouts.append(layout(scene, seed))
+        images = np.concatenate([self.images[indices, which], np.stack(drawn)])
         scenes = originals + near + strange
         seen = _numbers([scene.attributes() for scene in scenes])
         patches = local_targets(scenes, layouts, images, patch)
@@ -257,7 +257,7 @@ def local_targets(
     """
     batch, side = len(scenes), images.shape[1] // patch
     ground = np.array([BACKGROUND_RGB[scene.background] for scene in scenes])[:, None, None]
-    differs = np.abs(images.astype(int) - ground).max(-1) > 24
+    differs = np.abs(images.astype(int) - ground).max(-1) > SHOWN
     share = differs.reshape(batch, side, patch, side, patch).mean((2, 4))
     middle = (np.arange(side) + 0.5) * patch
     out = np.full((3, batch, side, side), -1)

@@ -259,10 +259,11 @@ def test_a_full_disk_keeps_no_pictures(folder, monkeypatch, caplog):
 
 
 def test_pictures_are_kept_once_a_full_disk_has_room(folder, tmp_path, monkeypatch):
+    usage, free = shutil.disk_usage(tmp_path), 5 * 16 * 16 * 3 - 1
     with monkeypatch.context() as patch:
         patch.setattr(captioned_samples, "_write", lambda file, pixels: False)
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
         first = CaptionedSamples(folder, 16, kept=tmp_path)
-    usage, free = shutil.disk_usage(tmp_path), 5 * 16 * 16 * 3 - 1
     with monkeypatch.context() as patch:  # still too little: not tried in vain
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
         patch.setattr(CaptionedSamples, "_open", lambda *args: pytest.fail("opened again"))

@@ -204,7 +204,7 @@ def test_pictures_without_captions_serve_image_variation_alone(encoders, samples
 @pytest.mark.parametrize(
     ("data", "flow", "encoded"),
     [
-        ("emoji", ("i2i", "t2i"), ["flows train", "flows held out", "autoencoder train"]),
+        ("emoji", ("i2i", "t2i"), ["flows train", "flows held out", "autoencoder train, varied"]),
         ("emoji", ("t2i",), ["flows train", "flows held out"]),
         ("scenes", ("i2i",), ["flows train", "flows held out"]),  # whose pictures all have captions
     ],
@@ -214,8 +214,8 @@ def test_only_pictures_that_flows_lack_are_encoded_besides(data, flow, encoded, 
     monkeypatch.setattr(stages, "load", lambda *args, **more: None)
 
     def build(vd, samples, *more):
-        samples = samples.samples if isinstance(samples, Varied) else samples
-        return made.append(samples) or samples
+        name = f"{samples.samples}, varied" if isinstance(samples, Varied) else samples
+        return made.append(name) or name
 
     monkeypatch.setattr(stages, "build", build)
     monkeypatch.setattr(stages.flows, "FlowsStage", lambda *args: args[-1])

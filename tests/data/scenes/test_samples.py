@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data.scenes.captions import parse, read_attributes
-from data.scenes.draw import APART, BACKGROUND_RGB, COLOR_RGB, layout, unnamed
+from data.scenes.draw import APART, BACKGROUND_RGB, COLOR_RGB, SHOWN, layout, unnamed
 from data.scenes.samples import (
     STRANGE,
     SceneSamples,
@@ -84,6 +84,8 @@ def test_colors_without_a_name_are_far_from_those_with_one():
         deep, light = unnamed(background, rng)
         assert min(np.linalg.norm(np.subtract(deep, d)) for d, _ in COLOR_RGB.values()) > APART
         assert np.abs(np.subtract(deep, ground)).max() > 2 * APART
+        tones = [unnamed(background, rng)[1] for _ in range(100)]
+        assert min(np.abs(np.subtract(tone, ground)).max() for tone in tones) > SHOWN
         assert all(d <= tone <= 255 for d, tone in zip(deep, light, strict=True))
 
 
