@@ -96,7 +96,7 @@ def test_bands_say_which_components_fade(tokens):
 
 def test_the_bands_of_a_model():
     assert bands_of("vd-four-flow-v1-0") == bands_of("anything") == RELEASED == Bands(2, 5, 20, 10)
-    assert bands_of("vd-mini").style == 1 and bands_of("vd-emoji").style == 3
+    assert bands_of("vd-mini").style == 1 and bands_of("vd-emoji").style == 8
     for wrong in ({"content": 0}, {"style": 20}, {"rank": 5}, {"alone": 0}):
         with pytest.raises(ValueError, match="rank above style"):
             Bands(**wrong)
