@@ -27,6 +27,7 @@ def test_without_hook_points_nothing_can_be_recorded(vd):
         assert modules[0].__call__.__func__ is not nn.Module.__call__
         raise ZeroDivisionError
     assert [module.__call__.__func__ for module in vd.modules()] == own
+    for module in vd.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks
 
 
