@@ -75,6 +75,8 @@ def test_a_stage_of_two_runs_goes_on_from_its_own_weights(quick, tmp_path):
     # a rate of nothing: what the second run holds is what the first one exported, in half precision
     averaged = first["ema"][list(first["modules"]).index(name)]
     assert torch.allclose(second["modules"][name], averaged.half().float(), atol=1e-6)
+    seeds = [state["fingerprint"]["seed"] for state in (first, second)]
+    assert seeds[0] != seeds[1]  # or the second would be shown the first one's samples once more
 
 
 def test_training_begins_from_a_model_with_its_sizes_and_its_tokenizers(quick, tmp_path, capsys):

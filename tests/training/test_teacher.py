@@ -8,7 +8,7 @@ import torch
 
 from data.samples import Batch
 from lib.files import write_atomic
-from tests.training.tiny_stages import RECIPE, check, drawing_samples, worldly
+from tests.training.tiny_stages import RECIPE, check, drawing_samples, scene_samples, worldly
 from training import teacher as module
 from training.attributes import mixed_loss, read_loss
 from training.augment import blurred, mixed, recolored, turned
@@ -128,6 +128,18 @@ def test_pictures_without_captions_are_spoilt_and_read_still(vd, samples, views,
     changed = (batch.pictures != pictures).flatten(1).any(1)
     assert changed.tolist() == [False] * 4 + [True, False] * 2
     assert torch.equal(shown[0][:, 0] == -1, changed)
+
+
+def test_of_a_spoilt_picture_all_is_read_but_sizes(vd, tmp_path):
+    scenes = scene_samples(tmp_path)
+    stage = ClipStage(*worldly(vd, scenes, tmp_path), scenes, scenes, tmp_path, RECIPE)
+    batch = scenes.contrast(8, np.random.default_rng(0), patch=8)
+    seen = batch.seen.clone()
+    stage._spoil(batch, np.random.default_rng(0))
+    lost = (batch.seen != seen).nonzero().tolist()
+    sizes = [k for k, name in enumerate(scenes.attributes) if name in ("size1", "size2")]
+    spoilt = range(len(batch.texts), len(seen), 2)
+    assert lost == [[i, k] for i in spoilt for k in sizes if seen[i, k] >= 0] and lost
 
 
 def test_losses_of_two_pictures_in_one_are_shared():
